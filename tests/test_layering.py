@@ -1,0 +1,227 @@
+"""Layering and size: who may import whom, what is pure (D6), how long things get.
+
+Reads the sources with `ast`; nothing is imported. A module that isn't written yet
+is passed over. Each test names all offenders at once.
+"""
+
+import ast
+import os
+from typing import Dict, Iterator, List, Set, Tuple, Union
+
+import pytest
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Rooms, each in order: a module may import those before it in its room, and the rooms
+# named. So there are no cycles, and the list is the map.
+ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
+    # room: (its modules, rooms it may use)
+    "core": (
+        "conditions record decoding taskqueue workers waits matching effects mesh "
+        "replica durable hands coordinator frames node".split(),
+        [],
+    ),
+    "wire": ("wire discovery net".split(), []),
+    "disk": ("database journal store".split(), []),
+    "tasks": ("keeper shells places sandbox".split(), []),
+    "settings": ("cookie settings process loop".split(), []),
+    "control": ("control taskform listing verbs clients".split(), ["core", "settings"]),
+    "cluster": (
+        "links transfer outputs".split(),
+        ["core", "wire", "disk", "tasks"],
+    ),
+    "roles": (
+        ["comrade"],
+        "core wire disk tasks settings control cluster".split(),
+    ),
+}
+MAY_IMPORT: Dict[str, Set[str]] = {
+    module: set(modules[:i]).union(*(ROOMS[room][0] for room in rooms))
+    for modules, rooms in ROOMS.values()
+    for i, module in enumerate(modules)
+}
+
+PURE = tuple(ROOMS["core"][0])
+
+# What can neither do I/O, nor read a clock, nor draw at random (hashlib: only hashes).
+PURE_LIBRARY = set(
+    "__future__ _blake2 _sha2 _sha256 abc array base64 binascii bisect collections "
+    "copy enum functools hashlib heapq itertools json math operator string struct "
+    "types typing zlib".split()
+)
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__"}
+
+# Costly for a process that stays on an old machine; inside a rare function they may be.
+HEAVY = set(
+    "argparse asyncio dataclasses inspect logging shlex shutil subprocess tempfile "
+    "multiprocessing unittest urllib http xml".split()
+)
+
+# What may stand at the top besides dot files and tests/. Those that DESIGN 3 names, and
+# modules that say in their docstring why they are one more to know.
+FILES = set(
+    "README.md leoronic leoronic_utilities comrade.py node.py taskqueue.py "
+    "conditions.py control.py store.py sandbox.py net.py ghost.py relay.py".split()
+)
+REASON = "Reason for this file"
+
+FUNCTION_LINES_MAX = 60
+CLASS_LINES_MAX = 300
+MODULE_LINES_MAX = 500
+LONGER_MODULES = {"comrade": 700}
+ARGUMENTS_MAX = 6
+
+Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _modules() -> List[str]:
+    paths = (os.path.join(TOP, name + ".py") for name in MAY_IMPORT)
+    return [os.path.basename(path)[:-3] for path in paths if os.path.exists(path)]
+
+
+MODULES = _modules()
+
+
+def _text(module: str) -> str:
+    with open(os.path.join(TOP, module + ".py"), encoding="utf-8") as file:
+        return file.read()
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_text(module))
+
+
+def _imported(tree: ast.AST) -> Iterator[Tuple[str, int]]:
+    """Yield the first part of each imported name, and its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name.split(".")[0], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "").split(".")[0], node.lineno
+
+
+def _imported_at_start(tree: ast.AST) -> Iterator[Tuple[str, int]]:
+    """Yield what is imported when the module is: not what stands in functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from _imported(ast.Module(body=[node], type_ignores=[]))
+        elif not isinstance(node, Function):
+            yield from _imported_at_start(node)
+
+
+def _lines(node: Union[ast.AST, ast.stmt]) -> int:
+    """Count the lines of a definition, without its decorators."""
+    within = list(ast.walk(node))
+    # Python 3.7 has no end_lineno; what starts last is close enough there.
+    ends = [getattr(each, "end_lineno", None) or _line(each) for each in within]
+    return max(ends) - _line(node) + 1
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _arguments(function: ast.AST) -> int:
+    given = function.args  # type: ignore[attr-defined]  # only called for functions
+    names = [arg.arg for arg in getattr(given, "posonlyargs", []) + given.args]
+    if names[:1] in (["self"], ["cls"], ["_cls"]):
+        del names[0]
+    return len(names) + len(given.kwonlyargs)
+
+
+def _report(offenders: List[str]) -> None:
+    assert not offenders, "\n" + "\n".join(offenders)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_layer_may(module):
+    allowed = MAY_IMPORT[module]
+    ours = set(MAY_IMPORT) - allowed
+    _report(
+        [
+            f"{module}.py:{line} imports {name}; it may import {sorted(allowed)}"
+            for name, line in _imported(_tree(module))
+            if name in ours or name.startswith(".")
+        ]
+    )
+
+
+@pytest.mark.parametrize("module", [name for name in PURE if name in MODULES])
+def test_the_core_can_do_no_io_and_read_no_clock_d6(module):
+    tree = _tree(module)
+    allowed = PURE_LIBRARY | set(MAY_IMPORT)
+    offenders = [
+        f"{module}.py:{line} imports {name}; a pure module may not"
+        for name, line in _imported(tree)
+        if name not in allowed
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in IMPURE_CALLS:
+                offenders.append(
+                    f"{module}.py:{node.lineno} calls {node.func.id}; "
+                    "a pure module may not"
+                )
+    _report(offenders)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_process_rarely_needs_is_not_imported_at_its_start(module):
+    _report(
+        [
+            f"{module}.py:{line} imports {name} at the start; do so where used"
+            for name, line in _imported_at_start(_tree(module))
+            if name in HEAVY
+        ]
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_opens_with_its_docstring(module):
+    first, _, rest = _text(module).partition("\n")
+    opening = rest if first.startswith("#!") else first
+    assert opening.startswith('"""'), f"{module}.py opens with something else"
+    assert len((ast.get_docstring(_tree(module)) or "").splitlines()) > 1
+
+
+def test_nothing_outgrows_its_size():
+    offenders = []
+    for module in MODULES:
+        lines = len(_text(module).splitlines())
+        most = LONGER_MODULES.get(module, MODULE_LINES_MAX)
+        if lines > most:
+            offenders.append(f"{module}.py has {lines} lines, at most {most}")
+        for node in ast.walk(_tree(module)):
+            where = f"{module}.py:{_line(node)} {getattr(node, 'name', '')}"
+            if isinstance(node, ast.ClassDef) and _lines(node) > CLASS_LINES_MAX:
+                lines = _lines(node)
+                offenders.append(
+                    f"{where} has {lines} lines, at most {CLASS_LINES_MAX}"
+                )
+            if not isinstance(node, Function):
+                continue
+            if _lines(node) > FUNCTION_LINES_MAX:
+                lines, most = _lines(node), FUNCTION_LINES_MAX
+                offenders.append(f"{where} has {lines} lines, at most {most}")
+            if _arguments(node) > ARGUMENTS_MAX:
+                count, most = _arguments(node), ARGUMENTS_MAX
+                offenders.append(f"{where} has {count} arguments, at most {most}")
+    _report(offenders)
+
+
+def test_the_top_of_the_folder_shows_the_program_and_nothing_else():
+    names = {name for name in os.listdir(TOP) if not name.startswith(".")}
+    others = names - FILES - {"tests", "__pycache__"}
+    offenders = []
+    for name in sorted(others):
+        module, _, ending = name.rpartition(".")
+        text = ast.get_docstring(_tree(module)) if ending == "py" else ""
+        if REASON not in " ".join((text or "").split()):
+            offenders.append(f"{name} is no file of DESIGN 3 and gives no reason")
+    _report(offenders)
+
+
+def test_every_module_has_its_layer():
+    found = {name[:-3] for name in os.listdir(TOP) if name.endswith(".py")}
+    _report([f"{name}.py has no row in MAY_IMPORT" for name in found - set(MAY_IMPORT)])
