@@ -1,0 +1,104 @@
+"""The one loop that every role has: what is due is done, then it waits for what comes.
+
+Reason for this file beside comrade.py: comrade, relay and ghost turn in the same way,
+so that a reader learns it once.
+
+Rules. One thread. `tick()` does all that is due and gives the time of the next (None:
+there is none); then one `select` waits until that time or for a file that is ready,
+and calls its function. Other threads and signal handlers only wake it. Nothing polls.
+
+Invariants. D5: with nothing due it sleeps for ever. An exception in a callback is
+logged with its traceback and costs the connection it belongs to (its owner is closed),
+one in `tick` costs that turn: a bug of ours must not take the node with it.
+"""
+
+import selectors
+import signal
+import socket
+import traceback
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+
+from process import clock
+
+RETRY_S = 0.1  # after a bug of ours stopped a turn halfway
+
+OnReady = Callable[[], None]
+
+
+class Loop:
+    """A selector with deadlines, signals and a way to wake it."""
+
+    def __init__(
+        self, tick: Callable[[], Optional[float]], log: Callable[[str], None]
+    ) -> None:
+        self.is_over = False
+        self._tick = tick
+        self._log = log
+        self._selector = selectors.DefaultSelector()
+        self._signals: Dict[int, OnReady] = {}
+        self._in, self._out = socket.socketpair()
+        self._in.setblocking(False)
+        self._out.setblocking(False)
+        self.watch(self._in.fileno(), self._on_wake)
+
+    def turn(self, until: Optional[float] = None) -> None:
+        """Do what is due, wait for what comes next, at most until then, and take it."""
+        try:
+            due = self._tick()
+        except Exception:
+            self._log(traceback.format_exc())
+            due = clock() + RETRY_S
+        if self.is_over:
+            return
+        times = [t for t in (due, until) if t is not None]
+        timeout = max(min(times) - clock(), 0) if times else None
+        for key, mask in self._selector.select(timeout):
+            self._call(key.data, mask)
+
+    def _call(self, pair: Tuple[OnReady, Optional[OnReady]], mask: int) -> None:
+        for function, event in zip(pair, (selectors.EVENT_READ, selectors.EVENT_WRITE)):
+            if mask & event and function is not None:
+                try:
+                    function()
+                except Exception:
+                    self._log(traceback.format_exc())
+                    self._close(getattr(function, "__self__", None))
+
+    @staticmethod
+    def _close(owner: Any) -> None:
+        if getattr(owner, "is_expendable", False):
+            owner.close()
+
+    def watch(
+        self, fd: int, on_read: OnReady, on_write: Optional[OnReady] = None
+    ) -> None:
+        """Call functions when a file is ready; watching again replaces them."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if on_write else 0)
+        if fd not in self._selector.get_map():
+            self._selector.register(fd, events, (on_read, on_write))
+        elif self._selector.get_key(fd).events != events:
+            self._selector.modify(fd, events, (on_read, on_write))
+
+    def unwatch(self, fd: int) -> None:
+        """Watch a file no longer."""
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def wake(self) -> None:
+        """End the wait (from any thread)."""
+        try:
+            self._out.send(b"\0")
+        except OSError:
+            pass  # Full: it is awake already. Closed: it is over.
+
+    def on_signals(self, numbers: Iterable[int], function: OnReady) -> None:
+        """Call a function, in the loop, after any of these signals."""
+        signal.set_wakeup_fd(self._out.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            self._signals[number] = function
+            signal.signal(number, lambda number, frame: None)
+
+    def _on_wake(self) -> None:
+        for number in set(self._in.recv(4096)):
+            if number in self._signals:
+                self._signals[number]()

@@ -1,0 +1,99 @@
+"""What the process of a role needs of its system: clock, log, environment, words.
+
+Reason for this file beside comrade.py: a ghost is such a process too, and the two must
+not import each other.
+
+Rules. Knows nothing of tasks or the cluster. The only place that reads the clock that
+decides (D4): CLOCK_BOOTTIME, which goes on through a suspend, where there is one.
+
+Invariants. The log never stops its process: a full disk costs lines, nothing else. A
+user's regex can't freeze the loop: a timer's signal interrupts Python's `re`.
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any, Dict
+
+SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
+LOG_BYTES_MAX = 10 << 20  # then the log begins anew, the old one is kept as log.old
+EXIT_DONE, EXIT_USAGE, EXIT_SYSTEM = 0, 100, 111
+
+
+class Quit(Exception):
+    """The program can't go on; the text is for the user, `code` is the exit."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def clock() -> float:
+    """Give the seconds since boot, suspend included where the system counts it (D4)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Search:
+    """Python's `re.search` with a time limit: a signal interrupts it (main thread)."""
+
+    def __init__(self) -> None:
+        self._is_on = False  # Python may call the handler a little late
+        signal.signal(signal.SIGALRM, self._on_alarm)
+
+    def __call__(self, regex: str, text: str) -> bool:
+        try:
+            self._is_on = True
+            signal.setitimer(signal.ITIMER_REAL, SEARCH_S)
+            try:
+                return re.search(regex, text) is not None
+            finally:
+                self._is_on = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except (re.error, RecursionError, OverflowError):
+            return True  # From a peer of another Python version; undecided.
+
+    def _on_alarm(self, number: int, frame: Any) -> None:
+        if self._is_on:
+            raise TimeoutError("the regex takes too long")
+
+
+class LogFile:
+    """The node's log: a line with a date each, begun anew at LOG_BYTES_MAX."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def write(self, text: str) -> None:
+        """Append a line; a full disk must not stop the node, so errors pass."""
+        line = "%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), text)
+        try:
+            with open(self.path, "a", encoding="utf-8", errors="replace") as file:
+                file.write(line)
+                is_long = file.tell() > LOG_BYTES_MAX
+            if is_long:
+                os.replace(self.path, self.path + ".old")
+        except OSError:
+            pass
+
+
+def say(text: str) -> None:
+    """Tell the user something on stderr."""
+    print("leoronic: " + text, file=sys.stderr, flush=True)
+
+
+def task_environ(home: str) -> Dict[str, str]:
+    """Give the environment that this node was started with, for its tasks.
+
+    Python in the C locale puts LC_CTYPE there by itself (PEP 538): it isn't the user's.
+    """
+    environ = dict(os.environ, LEORONIC_HOME=home)
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
+    except OSError:
+        return environ
+    if not any(item.startswith(b"LC_CTYPE=") for item in given):
+        environ.pop("LC_CTYPE", None)
+    return environ
