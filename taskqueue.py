@@ -1,0 +1,359 @@
+"""The replicated queue: every task's record, what is purged, and a hash over it all.
+
+Rules. The only place that changes a Record. Pure (D6): no I/O, no clock. It doesn't
+know who asks, why, or where tasks run: node.py decides, matching.py places.
+
+How it works. `records` maps keys to records. Each change, local or merged from a
+peer, goes through `_settle`: state and hash are computed anew, the tree of hashes is
+corrected by XOR, and `on_change(record, old state, new state)` is told (the matcher
+keeps its indexes by it; None is "not there"; a record whose order or spec a merge
+changed goes, and comes back as another object). Keys that changed gather in `changed`
+until node.py drains it to the peers and the disk.
+
+PURGED is remembered per writer as intervals that never bridge an id that isn't
+purged itself: a comrade that was away for a year can't bring back what is done with,
+and what it added alone survives.
+
+Invariants.
+D7  Merging is the join of record.py; purged ids stay out whatever arrives later.
+D9  What can't be decoded is set aside (`malformed` counts it) and changes nothing.
+D11 Equal `root` means equal queues: it covers the records and the intervals.
+"""
+
+from binascii import crc32
+from bisect import bisect_right
+from operator import attrgetter
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+from decoding import decode
+from record import (
+    COUNTER_MAX,
+    SHOWN_CHARS,
+    UNFINISHED,
+    Malformed,
+    Needs,
+    Record,
+    Run,
+    State,
+    absorb,
+    advance,
+    canonical,
+    derive,
+    differs,
+    encode,
+    hash64,
+    is_name,
+    split_key,
+)
+
+LEAVES = 512  # of the hash tree: one that differs costs the list of its ids
+MALFORMED_MAX = 1000  # records set aside that are told apart; more aren't counted
+SPARE_NEEDS = 1000  # Needs that no record has any more, before they are dropped
+
+OnChange = Callable[[Record, Optional[State], Optional[State]], None]
+
+
+class Purged:
+    """The ids that are done with for good: {writer: sorted disjoint [low, high]}."""
+
+    def __init__(self) -> None:
+        self.intervals: Dict[str, List[List[int]]] = {}
+        self.hash = 0
+
+    def covers(self, key: str) -> bool:
+        """Say whether a task's key is purged."""
+        n, writer = split_key(key)
+        known = self.intervals.get(writer)
+        if known is None:
+            return False
+        i = bisect_right(known, [n, COUNTER_MAX])
+        return i > 0 and n <= known[i - 1][1]
+
+    def add(self, writer: str, low: int, high: int) -> None:
+        """Cover low..high of a writer; touching intervals become one."""
+        kept, known = [], self.intervals.get(writer, [])
+        for a, b in known:
+            if b + 1 < low or high + 1 < a:
+                kept.append([a, b])
+            else:
+                low, high = min(a, low), max(b, high)
+        kept.append([low, high])
+        kept.sort()
+        if known:
+            self.hash ^= self._hash_of(writer)
+        self.intervals[writer] = kept
+        self.hash ^= self._hash_of(writer)
+
+    def _hash_of(self, writer: str) -> int:
+        return hash64(canonical([writer, self.intervals[writer]]))
+
+
+class Queue:
+    """All tasks of the cluster, as this replica knows them."""
+
+    def __init__(self, on_change: Optional[OnChange] = None) -> None:
+        self.records: Dict[str, Record] = {}
+        self.purged = Purged()
+        self.leaves = [0] * LEAVES
+        self._root = 0  # of the leaves as `_hashed` has them
+        self._hashed = [0] * LEAVES
+        self._stale: Set[int] = set()  # leaves that changed since
+        self.lamport = 0
+        self.changed: Set[str] = set()
+        self.version = 0  # grows with every change
+        self.counts: Dict[State, int] = {state: 0 for state in State}
+        self.contradictions = 0
+        self.malformed: Dict[int, str] = {}  # hash of what arrived -> why; bounded
+        self.names: Dict[str, List[str]] = {}  # a user's own id -> keys
+        self.writers: Dict[str, int] = {}  # writer -> records with its name
+        self.on_change = on_change or (lambda record, old, new: None)
+        self._needs: Dict[Needs, Needs] = {}
+
+    @property
+    def root(self) -> int:
+        """The hash of all records and of PURGED (D11)."""
+        for i in self._stale:  # Heartbeats ask each second: only what changed.
+            leaf = self.leaves[i]
+            known = self._hashed[i]
+            self._hashed[i] = hash64(b"%d.%d" % (i, leaf)) if leaf else 0
+            self._root ^= known ^ self._hashed[i]
+        self._stale.clear()
+        return self._root ^ self.purged.hash
+
+    # --- what comes from elsewhere ------------------------------------------------
+
+    def merge(self, wire: Any) -> Optional[Record]:
+        """Join a record in its wire form; None if it is purged or malformed."""
+        try:
+            theirs = decode(wire)
+        except (Malformed, RecursionError) as problem:
+            self.set_aside(wire, problem)
+            return None
+        return self.join(theirs)
+
+    def join(self, theirs: Record) -> Optional[Record]:
+        """Join a decoded record; its object is ours from now on."""
+        if self.purged.covers(theirs.key):
+            return None
+        self.lamport = max(self.lamport, theirs.order)
+        mine = self.records.get(theirs.key)
+        if mine is None:
+            self._insert(theirs)
+            return theirs
+        if mine.digest == theirs.digest:
+            return mine
+        if theirs.order < mine.order or differs(mine, theirs):
+            # Indexes hang on these: out with the old object, which stays as it was.
+            self.contradictions += absorb(theirs, mine)
+            self._remove(mine)
+            self._insert(theirs)
+            return theirs
+        self.contradictions += absorb(mine, theirs)
+        self._settle(mine)
+        return mine
+
+    def set_aside(self, wire: Any, problem: Exception) -> None:
+        # By content, not by arrival order: the same poison counts once.
+        try:
+            content = canonical(wire)
+        except (TypeError, ValueError, RecursionError):
+            content = str(problem).encode("ascii", "backslashreplace")
+        if len(self.malformed) < MALFORMED_MAX:
+            self.malformed[hash64(content)] = str(problem)
+
+    # --- what is done here --------------------------------------------------------
+
+    def add(
+        self, key: str, command: str, needs: Needs, adder: str, added: float, name: str
+    ) -> Record:
+        """Add a task under a key that was never used (D8), as the youngest of all."""
+        self.lamport += 1
+        record = Record(key, command, needs, self.lamport, adder)
+        record.added, record.name = float(added), name
+        self._insert(record)
+        return record
+
+    def delete(self, key: str) -> None:
+        """Take a task out of the queue, for good."""
+        record = self.records[key]
+        record.deleted = True
+        self._settle(record)
+
+    def give_up(self, key: str, cause: str) -> None:
+        """Grant it no more (a coordinator's decision)."""
+        record = self.records[key]
+        record.given_up = record.given_up or cause
+        self._settle(record)
+
+    def grant(self, key: str, run_key: str, run: Run) -> None:
+        """Add a run that was never there."""
+        record = self.records[key]
+        record.runs = {**record.runs, run_key: run}
+        self._settle(record)
+
+    def advance(
+        self, key: str, run_key: str, event: str, detail: Dict[str, Any]
+    ) -> None:
+        """Take a step of record.RUN_STEPS; IllegalStep changes nothing."""
+        record = self.records[key]
+        run = advance(record.runs[run_key], event, detail)
+        record.runs = {**record.runs, run_key: run}
+        self._settle(record)
+
+    def purge(self, keys: Iterable[str]) -> None:
+        """Forget tasks and remember that they are done with."""
+        for key in list(keys):
+            record = self.records.get(key)
+            n, writer = split_key(key)
+            self.purged.add(writer, n, n)
+            self.version += 1
+            if record is not None:
+                if record.name:
+                    self.purged.add(name_mark(record.name), 0, 0)
+                self._remove(record)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop tasks that nobody was told of: an add that couldn't be kept."""
+        for key in keys:
+            self._remove(self.records[key])
+
+    def cover(self, writer: str, low: int, high: int) -> None:
+        """Join an interval of a peer's PURGED and drop the records it covers.
+
+        Raises Malformed, and changes nothing, if it is none (D9).
+        """
+        if not (type(low) is type(high) is int and low <= high):
+            raise Malformed("an interval must be two whole numbers, low and high")
+        ends = [f"{low}-{writer}", f"{high}-{writer}"]
+        for key in ends:
+            split_key(key)
+        self.purged.add(writer, low, high)
+        self.version += 1
+        if writer not in self.writers:
+            return
+        if high - low < len(self.records):
+            keys = [f"{n}-{writer}" for n in range(low, high + 1)]
+        else:
+            keys = [key for key in self.records if key.endswith(writer)]
+        for key in keys:
+            if key in self.records and self.purged.covers(key):
+                self._remove(self.records[key])
+
+    # --- what is asked ------------------------------------------------------------
+
+    def in_order(self) -> List[Record]:
+        """Give all records, oldest first."""
+        return sorted(self.records.values(), key=attrgetter("order", "key"))
+
+    def unfinished(self) -> int:
+        """Give the number of tasks waiting or running."""
+        return sum(self.counts[state] for state in UNFINISHED)
+
+    def find(self, text: str) -> List[Record]:
+        """Give the tasks that an id, or the beginning of one, may mean.
+
+        A user's own id, whole, wins over longer ones that begin with it.
+        """
+        if not text:
+            return []
+        named = [self.records[key] for key in self.names.get(text, ())]
+        if named:
+            return named
+        n, dash, _ = text.partition("-")
+        if dash and n.isdecimal():
+            keys = [n + "-" + writer for writer in self.writers]
+            found = [
+                self.records[key]
+                for key in keys
+                if key.startswith(text) and key in self.records
+            ]
+            if found:
+                return found
+        return [r for r in self.records.values() if r.shown.startswith(text)]
+
+    def is_id_purged(self, text: str) -> bool:
+        """Say whether an id, whole as users saw it, belonged to a purged task."""
+        if is_name(text) and self.is_name_purged(text):
+            return True
+        n, _, start = text.partition("-")
+        if len(start) < min(8, SHOWN_CHARS - 1 - len(n)):
+            return False
+        keys = [f"{n}-{w}" for w in self.purged.intervals if w.startswith(start)]
+        try:
+            return any(self.purged.covers(key) for key in keys)
+        except Malformed:
+            return False
+
+    def is_name_purged(self, name: str) -> bool:
+        """Say whether a user's own id belonged to a task that is purged."""
+        return name_mark(name) in self.purged.intervals
+
+    def shared(self, needs: Needs) -> Needs:
+        """Give the one object that stands for equal needs (memory)."""
+        return self._needs.setdefault(needs, needs)
+
+    def leaf_keys(self, leaf: int) -> Iterator[Tuple[str, int]]:
+        """Give (key, hash) of the records in a leaf of the tree."""
+        for key, record in self.records.items():
+            if leaf_of(key) == leaf:
+                yield key, record.digest
+
+    # --- the one way in and out ---------------------------------------------------
+
+    def _insert(self, record: Record) -> None:
+        if len(self._needs) > 2 * len(self.records) + SPARE_NEEDS:
+            self._needs = {r.needs: r.needs for r in self.records.values()}
+        record.needs = self.shared(record.needs)
+        self.records[record.key] = record
+        _, writer = split_key(record.key)
+        self.writers[writer] = self.writers.get(writer, 0) + 1
+        if record.name:
+            self.names.setdefault(record.name, []).append(record.key)
+        self._settle(record, is_new=True)
+
+    def _settle(self, record: Record, is_new: bool = False) -> None:
+        old = None if is_new else record.state
+        known = 0 if is_new else record.digest
+        record.state = derive(record)
+        record.digest = hash64(canonical(encode(record)))
+        if record.digest == known:
+            return
+        self._turn_leaf(record.key, known ^ record.digest)
+        if old is not record.state:
+            self.counts[record.state] += 1
+            if old is not None:
+                self.counts[old] -= 1
+        self.changed.add(record.key)
+        self.version += 1
+        self.on_change(record, old, record.state)
+
+    def _turn_leaf(self, key: str, bits: int) -> None:
+        leaf = leaf_of(key)
+        self.leaves[leaf] ^= bits
+        self._stale.add(leaf)
+
+    def _remove(self, record: Record) -> None:
+        del self.records[record.key]
+        self._turn_leaf(record.key, record.digest)
+        self.counts[record.state] -= 1
+        _, writer = split_key(record.key)
+        self.writers[writer] -= 1
+        if not self.writers[writer]:
+            del self.writers[writer]
+        if record.name:
+            self.names[record.name].remove(record.key)
+            if not self.names[record.name]:
+                del self.names[record.name]
+        self.changed.add(record.key)
+        self.version += 1
+        self.on_change(record, record.state, None)
+
+
+def leaf_of(key: str) -> int:
+    """Give the leaf of the hash tree that a key belongs to."""
+    return crc32(key.encode("ascii")) % LEAVES
+
+
+def name_mark(name: str) -> str:
+    """Give the writer under which a purged name is remembered."""
+    return "{:016x}".format(hash64(b"name:" + name.encode("ascii")))

@@ -1,0 +1,261 @@
+"""The queue: what it counts, finds, forgets and purges. Merge laws: test_merge.py."""
+
+import json
+import random
+from typing import Any, List, Optional
+
+import pytest
+
+from record import Malformed, Needs, Phase, Record, Run, State, encode, named_key
+from taskqueue import Purged, Queue
+
+W = "0123456789abcdef"
+V = "fedcba9876543210"
+
+
+def add(queue: Queue, n: int, writer: str = W, name: str = "", **needs: Any) -> Record:
+    asked = Needs(**needs)
+    key = named_key(name, "true", asked) if name else f"{n}-{writer}"
+    return queue.add(key, "true", asked, "me", 0.0, name)
+
+
+def wire_of(record: Record) -> Any:
+    return json.loads(json.dumps(encode(record)))
+
+
+def finish(queue: Queue, key: str, code: int = 0) -> None:
+    run_key = f"1.1.{W}.1"
+    queue.grant(key, run_key, Run(W, 0, 0, Phase.STARTED, {}))
+    queue.advance(key, run_key, "end", {"exit": code})
+
+
+def test_a_tasks_age_is_the_lamport_order_and_then_its_key():
+    queue = Queue()
+    first, second = add(queue, 2), add(queue, 1)
+    assert queue.in_order() == [first, second] and first < second
+    queue.merge(dict(wire_of(first), k="1-" + V, o=50))
+    assert add(queue, 3).order == 51
+    twin = queue.merge(dict(wire_of(first), k="2-" + V))
+    assert twin is not None and first < twin < second
+
+
+def test_counts_and_unfinished_follow_the_states():
+    queue = Queue()
+    for n in range(1, 5):
+        add(queue, n)
+    queue.grant("1-" + W, f"1.1.{W}.1", Run(W, 0, 0, Phase.GRANTED, {}))
+    finish(queue, "2-" + W, 0)
+    finish(queue, "3-" + W, 1)
+    queue.delete("4-" + W)
+    assert queue.counts == {
+        State.WAITING: 0,
+        State.RUNNING: 1,
+        State.DONE: 1,
+        State.FAILED: 1,
+        State.DELETED: 1,
+    }
+    assert queue.unfinished() == 1
+
+
+def test_every_change_is_told_once_and_what_changes_nothing_is_not():
+    told: List[Any] = []
+    queue = Queue(lambda record, old, new: told.append((record.key, old, new)))
+    record = add(queue, 1)
+    queue.merge(wire_of(record))
+    queue.delete("1-" + W)
+    queue.delete("1-" + W)
+    queue.purge(["1-" + W])
+    assert [(old, new) for _, old, new in told] == [
+        (None, State.WAITING),
+        (State.WAITING, State.DELETED),
+        (State.DELETED, None),
+    ]
+
+
+def test_a_merge_that_makes_a_task_older_is_told_as_gone_and_come_back():
+    told: List[Any] = []
+
+    def listen(record: Record, old: Optional[State], new: Optional[State]) -> None:
+        told.append((record, record.order, old, new))
+
+    queue = Queue(listen)
+    add(queue, 1)
+    mine = add(queue, 0, name="mine")
+    theirs = queue.merge(dict(wire_of(mine), o=1))
+    assert theirs is not mine and theirs is queue.records[mine.key]
+    assert mine.order == 2  # whoever keeps it in a heap finds it where it was
+    assert told[2:] == [
+        (mine, 2, State.WAITING, None),
+        (theirs, 1, None, State.WAITING),
+    ]
+    assert queue.names == {"mine": [mine.key]} and queue.counts[State.WAITING] == 2
+
+
+def test_find_takes_ids_names_and_their_beginnings():
+    queue = Queue()
+    one, eleven = add(queue, 1), add(queue, 11)
+    other = add(queue, 1, V)
+    named, longer = add(queue, 0, name="job"), add(queue, 0, name="job2")
+    assert queue.find("1-" + W[:8]) == [one]
+    assert queue.find("1-" + W) == [one]
+    assert queue.find("1-f") == [other]
+    assert sorted(queue.find("1-")) == sorted([one, other])
+    assert queue.find("11") == [eleven]
+    assert queue.find("11-0") == [eleven]
+    assert len(queue.find("1")) == 3
+    assert queue.find("job") == [named]  # whole, so it wins
+    assert queue.find("job2") == [longer]
+    assert sorted(queue.find("jo")) == sorted([named, longer])
+    for text in ("", "nobody", "2-", "1-x", "\u00b2-0", "-", "0" * 50 + "-0"):
+        assert queue.find(text) == []
+
+
+def test_two_specs_under_one_name_are_both_found():
+    queue = Queue()
+    a = add(queue, 0, name="job")
+    b = add(queue, 0, name="job", retries=1)
+    assert queue.find("job") == [a, b]
+    queue.purge([a.key])
+    assert queue.find("job") == [b]
+
+
+def test_forgotten_tasks_leave_no_trace_and_may_be_added_again():
+    queue = Queue()
+    empty = queue.root
+    record = add(queue, 0, name="job")
+    queue.forget([record.key])
+    assert queue.root == empty and not queue.names and not queue.writers
+    assert not queue.is_name_purged("job") and queue.find("job") == []
+    assert add(queue, 0, name="job").key == record.key
+
+
+def test_purged_ids_and_names_are_known_as_such():
+    queue = Queue()
+    keys = [add(queue, 1).key, add(queue, 0, name="job").key, add(queue, 12345678).key]
+    queue.purge([*keys, "3-" + V])
+    assert not queue.records and not queue.writers and not queue.names
+    for text in ("1-" + W[:8], "1-" + W, "job", "3-" + V[:8], "12345678-" + W[:7]):
+        assert queue.is_id_purged(text), text
+    odd = ["2-" + W[:8], "01-" + W[:8], "1-" + W[:7], "", "-", "jo", "é", "\u00b2-" + W]
+    for text in [*odd, "9" * 5000 + "-" + W, "x-" + W[:8]]:
+        assert not queue.is_id_purged(text), text
+
+
+def test_a_name_that_looks_like_an_id_is_known_as_purged():
+    queue = Queue()
+    queue.purge([add(queue, 0, name="5-abcdefgh").key])
+    assert queue.is_id_purged("5-abcdefgh")
+
+
+def test_cover_drops_what_it_covers_and_nothing_between():
+    queue = Queue()
+    for n in range(1, 8):
+        add(queue, n)
+    add(queue, 2, V)
+    queue.cover(W, 1, 2)
+    queue.cover(W, 5, 1 << 50)  # longer than the queue: found by another way
+    assert sorted(queue.records) == ["2-" + V, "3-" + W, "4-" + W]
+    assert queue.purged.intervals == {W: [[1, 2], [5, 1 << 50]]}
+    queue.cover(W, 3, 4)
+    assert queue.purged.intervals == {W: [[1, 1 << 50]]}
+    assert sorted(queue.records) == ["2-" + V]
+
+
+def test_an_interval_that_is_none_is_malformed_and_changes_nothing_d9():
+    queue = Queue()
+    add(queue, 1)
+    root = queue.root
+    for odd in (("x", 1, 2), (W, 2, 1), (W, -1, 2), (W, 1, 1 << 60), (W, True, 2)):
+        with pytest.raises(Malformed):
+            queue.cover(*odd)
+    for odd2 in ((None, 1, 2), (W, "1", "2"), (W, 1.0, 2.0), (W, None, None)):
+        with pytest.raises(Malformed):
+            queue.cover(*odd2)  # type: ignore[arg-type] # as a peer may send it
+    assert queue.root == root
+
+
+def test_intervals_are_those_of_a_set_whatever_the_order_s9():
+    for seed in range(200):
+        rng = random.Random(seed)
+        purged, twin, members = Purged(), Purged(), set()
+        added = []
+        for _ in range(30):
+            low = rng.randrange(60)
+            high = low + rng.choice([0, 0, 1, 5])
+            purged.add(W, low, high)
+            added.append((low, high))
+            members |= set(range(low, high + 1))
+            for n in range(70):
+                assert purged.covers(f"{n}-{W}") == (n in members), f"seed {seed}"
+        rng.shuffle(added)
+        for low, high in added * 2:
+            twin.add(W, low, high)
+        assert twin.intervals == purged.intervals, f"seed {seed}"
+        assert twin.hash == purged.hash, f"seed {seed}"
+        ends = [end for pair in purged.intervals[W] for end in pair]
+        assert ends == sorted(ends), f"seed {seed}"
+        for (_, high), (low, _) in zip(purged.intervals[W], purged.intervals[W][1:]):
+            assert high + 1 < low, f"seed {seed}"
+
+
+def test_the_root_tells_order_spec_runs_and_purged_apart_d11():
+    queue = Queue()
+    roots = [queue.root]
+    add(queue, 1)
+    roots.append(queue.root)
+    queue.grant("1-" + W, f"1.1.{W}.1", Run(W, 0, 0, Phase.GRANTED, {}))
+    roots.append(queue.root)
+    queue.advance("1-" + W, f"1.1.{W}.1", "start", {"at": 1.0})
+    roots.append(queue.root)
+    queue.advance("1-" + W, f"1.1.{W}.1", "end", {"exit": 0})
+    roots.append(queue.root)
+    queue.purge(["1-" + W])
+    roots.append(queue.root)
+    queue.cover(V, 1, 1)
+    roots.append(queue.root)
+    assert len(set(roots)) == len(roots)
+
+
+def test_leaf_keys_name_every_record_once():
+    queue = Queue()
+    for n in range(1, 200):
+        add(queue, n)
+    found = [
+        pair for leaf in range(len(queue.leaves)) for pair in queue.leaf_keys(leaf)
+    ]
+    assert dict(found) == {key: r.digest for key, r in queue.records.items()}
+    assert len(found) == 199
+
+
+def test_equal_needs_are_one_object_and_those_of_nobody_are_dropped():
+    queue = Queue()
+    assert add(queue, 1, memory=5).needs is add(queue, 2, memory=5).needs
+    for n in range(3, 5000):
+        key = add(queue, n, memory=n).key
+        queue.delete(key)
+        queue.purge([key])
+    assert len(queue._needs) < 1100
+    assert add(queue, 9000, memory=5).needs is queue.records["1-" + W].needs
+
+
+def test_version_grows_with_every_change_also_of_what_is_purged():
+    queue = Queue()
+    seen = [queue.version]
+    add(queue, 1)
+    seen.append(queue.version)
+    queue.delete("1-" + W)
+    seen.append(queue.version)
+    queue.purge(["1-" + W])
+    seen.append(queue.version)
+    queue.cover(V, 1, 9)
+    seen.append(queue.version)
+    assert seen == sorted(set(seen))
+
+
+def test_malformed_records_are_counted_by_content_and_not_without_bound_d9():
+    queue = Queue()
+    for n in range(3000):
+        queue.merge({"k": n, "a": 1})
+        queue.merge({"a": 1, "k": n})
+    assert len(queue.malformed) == 1000
+    assert not queue.records and not queue.changed
