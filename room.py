@@ -1,0 +1,202 @@
+"""What this node offers as a worker, and when a grant to it may start.
+
+Reason for this file beside node.py and hands.py: hands.py is what runs, the same for any
+worker; here is what a comrade's own machine has (conditions, memory, disk, files), told
+to the others as facts, and the second copy that a grant to oneself needs.
+
+Rules. Pure (D6). Asks the machine with Check and WantFile; the answers come as messages.
+
+How it works. While some task waits for a worker and this one isn't full, the machine is
+asked which of the wanted conditions hold, when the last answer is older than FACTS_S;
+until the answer nothing is granted to this node by itself. Else nothing is asked (D5).
+
+Invariants.
+D2  A grant of this process to itself starts only when another comrade has merged it, if
+    there is one that answers within COPY_S: else nobody would know of it if we die now.
+"""
+
+from typing import Callable, Dict, FrozenSet, Iterable, NamedTuple, Optional, Set
+
+from coordinator import is_own_grant
+from effects import Check, Drain, Effect, Facts, Identity, Tags, WantFile
+from hands import Hands
+from matching import Matcher
+from mesh import Mesh
+from record import UNFINISHED, Record
+from replica import Replica
+from workers import Worker
+
+FACTS_S = 1.0  # what a worker said of its room is believed this long
+COPY_S = 3.0  # a grant to oneself waits this long for a second copy
+FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
+
+
+class Copying(NamedTuple):
+    """A grant to oneself that waits for its copy; frames sent before don't count."""
+
+    key: str
+    until: float
+    after: Dict[str, int]  # peer -> frames sent to it before
+
+
+class Room:
+    """This machine, as the core knows it."""
+
+    def __init__(
+        self, me: Identity, worker: Worker, tags: Iterable[str], mesh: Mesh
+    ) -> None:
+        self.me = me
+        self.worker = worker
+        self.tags: Set[str] = set(tags)
+        self.mesh = mesh
+        self.files: Set[str] = set()  # digests in this node's store
+        self._facts_at: Optional[float] = None
+        self._checked: FrozenSet[str] = frozenset()
+        self._is_asked = False
+        self._copying: Dict[str, Copying] = {}  # run key -> what it waits for
+        self._copied: Set[str] = set()  # run keys that may start now
+
+    def attach(
+        self,
+        matcher: Matcher,
+        replica: Replica,
+        hands: Hands,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        """Know the other parts of the node."""
+        self.matcher = matcher
+        self.replica = replica
+        self.hands = hands
+        self.emit = emit
+        self.tell()
+
+    # --- what the machine has -----------------------------------------------------
+
+    def on_tags(self, message: Tags, now: float) -> None:
+        """Take tags and give them away."""
+        self.tags |= set(message.add)
+        self.tags -= set(message.remove)
+        self.look_again()
+        self.tell()
+
+    def on_drain(self, message: Drain, now: float) -> None:
+        """Take nothing new, or take it again."""
+        self.worker.draining = message.on
+        self.tell()
+
+    def on_facts(self, message: Facts, now: float) -> None:
+        """Take the machine's answer."""
+        self._is_asked = False
+        self._facts_at = now
+        self.worker.free_memory = message.free_memory
+        self.worker.free_disk = message.free_disk
+        self.matcher.facts(self.worker, message.holds)
+        self.tell()
+
+    def look_again(self) -> None:
+        """Believe no longer what was said of this machine."""
+        self._facts_at = None
+
+    def tell(self) -> None:
+        """Tell the others what this node offers."""
+        worker = self.worker
+        memory = worker.free_memory
+        self.mesh.tell(
+            name=self.me.name,
+            address=self.me.address,
+            role="comrade",
+            cores=worker.cores,
+            memory=worker.memory,
+            free_memory=None if memory is None else memory // FACT_BYTES * FACT_BYTES,
+            free_disk=worker.free_disk // FACT_BYTES * FACT_BYTES,
+            holds=sorted(worker.holds),
+            tags=sorted(self.tags),
+            draining=worker.draining,
+        )
+
+    def check(self, now: float) -> None:
+        """Ask the machine, if a task waits for a worker and the answer is old."""
+        if self.hands.is_stopping or self._is_asked or not self._is_wanted():
+            return
+        is_old = self._facts_at is None or now - self._facts_at >= FACTS_S
+        if is_old or not self._checked.issuperset(self.matcher.wanted):
+            self._ask()
+        self.worker.away = is_old  # What it has now isn't known: nothing is granted.
+
+    def refresh(self) -> None:
+        """Ask the machine now, for somebody who looks: else it may be long ago."""
+        if not self._is_asked:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self._checked = frozenset(self.matcher.wanted)
+        self.emit(Check(sorted(self._checked)))
+
+    def _is_wanted(self) -> bool:
+        """Say whether some task waits for a worker, and not only for other tasks."""
+        away, self.worker.away = self.worker.away, False
+        is_full, self.worker.away = self.worker.is_full(), away
+        if is_full:
+            return False
+        return bool(self.matcher.wanted) or self.matcher.peek() is not None
+
+    def deadline(self, now: float) -> Optional[float]:
+        """Give the time when something is due here."""
+        times = [copying.until for copying in self._copying.values()]
+        if not (self.hands.is_stopping or self._is_asked) and self._is_wanted():
+            times.append((self._facts_at or now) + FACTS_S)
+        return min(times, default=None)
+
+    # --- files --------------------------------------------------------------------
+
+    def want_files(self, record: Record, source: str) -> None:
+        """Get what an unfinished task needs, from the peer that sent the task first."""
+        if record.state in UNFINISHED:
+            for file in record.needs.files:
+                if file.digest not in self.files:
+                    self.emit(WantFile(file.digest, file.size, source))
+
+    def has_files(self, record: Record) -> bool:
+        """Say whether all that a task needs is in the store."""
+        return all(file.digest in self.files for file in record.needs.files)
+
+    # --- starting -----------------------------------------------------------------
+
+    def may_start(self, record: Record, run_key: str, now: float) -> bool:
+        """Say whether a grant to this process may start: files, and a second copy."""
+        if not self.has_files(record):
+            return False
+        is_own = is_own_grant(run_key, self.me.writer) and bool(self.mesh.links)
+        if is_own and run_key not in self._copied:
+            if run_key not in self._copying:
+                after = {peer: box.number for peer, box in self.replica.boxes.items()}
+                self._copying[run_key] = Copying(record.key, now + COPY_S, after)
+            return False
+        self._copied.discard(run_key)
+        return True
+
+    def on_got(self, peer: str, n: int, keys: Iterable[str]) -> None:
+        """A peer has merged frame n of ours, with these records."""
+        for run_key, copying in list(self._copying.items()):
+            if n > copying.after.get(peer, 0) and copying.key in keys:
+                self._copy_is_made(run_key)
+
+    def on_link_lost(self, peer: str) -> None:
+        """Frames of its next link count anew."""
+        for copying in self._copying.values():
+            copying.after.pop(peer, None)
+
+    def expire_copies(self, now: float) -> None:
+        """Start what nobody wanted to copy; forget what won't start here at all."""
+        self._copied.intersection_update(self.hands.held)
+        for run_key, copying in list(self._copying.items()):
+            if run_key not in self.hands.held:
+                del self._copying[run_key]
+            elif now >= copying.until or not self.mesh.links:
+                self._copy_is_made(run_key)
+
+    def _copy_is_made(self, run_key: str) -> None:
+        del self._copying[run_key]
+        self._copied.add(run_key)
+        self.hands.look_at_held()

@@ -1,0 +1,126 @@
+"""What one worker offers, what it holds, and what it lacks for a task, in words.
+
+Reason for this file beside matching.py: all about one worker is one concern (a ghost
+needs it too), choosing among many tasks another.
+
+Rules. Pure (D6). Memory, disk in bytes. A node never commits more than it has: cores
+and memory that its runs asked for are taken; of memory no more is free than the
+node saw free, less what was granted since; of disk what running tasks asked for is
+taken.
+
+Invariant. The text of `lacks` and `busy_with` is the reason that users read; both are
+empty exactly if the task fits.
+"""
+
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
+
+import conditions
+from record import LOSSES_ALONE, Needs, Phase, Record
+
+
+class Worker:
+    """What a worker offers, and what it holds (memory in bytes; see `Needs`)."""
+
+    def __init__(self, writer: str, name: str, cores: int, memory: int) -> None:
+        self.writer = writer
+        self.name = name
+        self.session = 0
+        self.cores = cores
+        self.memory = memory
+        self.free_memory: Optional[int] = None  # None: LEORONIC_MEMORY says it all
+        self.free_disk = 0
+        self.holds: FrozenSet[str] = frozenset()  # `worker:` conditions that hold
+        self.draining = False
+        self.away = False  # suspect, or not reconciled: gets nothing new
+        self.runs: Dict[str, Tuple[Needs, bool]] = {}
+        self.granted_since: int = 0  # bytes asked by runs younger than free_memory
+        self.refused: Dict[str, Tuple[float, float, str]] = {}  # until, delay, why
+        self.kept_for = ""  # the key of a big task that this worker is kept free for
+
+    def used(self) -> Tuple[int, int, int]:
+        """Give cores, memory and disk that the runs here asked for."""
+        runs = self.runs.values()
+        return (
+            sum(needs.cores for needs, _ in runs),
+            sum(needs.memory for needs, _ in runs),
+            sum(needs.disk for needs, _ in runs),
+        )
+
+    def could_hold(self, needs: Needs, here: List[str]) -> bool:
+        """Say whether it has the size and the conditions, busy or not."""
+        return (
+            needs.cores <= self.cores
+            and needs.memory <= self.memory
+            and self.holds.issuperset(here)
+        )
+
+    def lacks(self, needs: Needs) -> List[str]:
+        """Say why such a task can't ever run here as things are; empty: it could."""
+        found = [text for text in needs.conditions if is_unmet_here(text, self.holds)]
+        if needs.cores > self.cores:
+            found.append("cores: needs %d, it has %d" % (needs.cores, self.cores))
+        if needs.memory > self.memory:
+            found.append(sizes("memory", needs.memory, "it offers", self.memory))
+        if needs.disk > self.free_disk:
+            found.append(sizes("disk", needs.disk, "free", self.free_disk))
+        return found
+
+    def busy_with(self, needs: Needs, alone: bool) -> List[str]:
+        """Say what such a task must wait for here now; empty: there is room."""
+        cores, memory, disk = self.used()
+        found = []
+        if self.runs and alone:
+            found.append(f"wants the node for itself: {tasks(len(self.runs))} there")
+        if any(lonely for _, lonely in self.runs.values()):
+            found.append("a task has the node for itself")
+        if needs.cores > self.cores - cores:
+            free = self.cores - cores
+            found.append("cores: needs %d, %d free" % (needs.cores, max(free, 0)))
+        free = self.memory - memory
+        if self.free_memory is not None:
+            free = min(free, self.free_memory - self.granted_since)
+        if needs.memory > free:
+            found.append(sizes("memory", needs.memory, "free", free))
+        if needs.disk > self.free_disk - disk:
+            found.append(sizes("disk", needs.disk, "free", self.free_disk - disk))
+        return found
+
+    def is_full(self) -> bool:
+        """Say whether no task at all fits, without looking at any."""
+        return (
+            self.draining
+            or self.away
+            or self.cores <= sum(needs.cores for needs, _ in self.runs.values())
+            or any(lonely for _, lonely in self.runs.values())
+        )
+
+
+class Why(NamedTuple):
+    """A line of leoronic_why: a condition or a worker, whether it is met, and how."""
+
+    subject: str
+    is_met: bool
+    text: str
+
+
+def is_lonely(record: Record) -> bool:
+    """Say whether a task gets its node for itself (DESIGN 4: also after two losses)."""
+    if not record.needs.concurrency:
+        return True
+    return bool(record.runs) and len(record.attempts(Phase.LOST)) >= LOSSES_ALONE
+
+
+def is_unmet_here(text: str, holds: FrozenSet[str]) -> bool:
+    """Say whether a condition is a `worker:` one that doesn't hold there."""
+    return text not in holds and conditions.is_worker(conditions.unwire(text))
+
+
+def sizes(what: str, needed: int, word: str, found: int) -> str:
+    """Say how much is needed and found, in MiB."""
+    mib = 1048576.0
+    return f"{what}: needs {needed / mib:.1f} MiB, {max(found, 0) / mib:.1f} MiB {word}"
+
+
+def tasks(n: int) -> str:
+    """Count tasks in words."""
+    return "1 task" if n == 1 else "%d tasks" % n
