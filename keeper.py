@@ -1,0 +1,241 @@
+"""The script that keepers and their watcher are started by, and the process table.
+
+Rules: imports nothing of Leoronic, for it is run as a script, isolated; shells.py and
+sandbox.py import it for the process table.
+
+    sandbox.py, shells.py --pipe--> watcher (sh), a child subreaper
+             |                        +-- keeper (bash), a child subreaper
+             +--- two FIFOs for each -----+     +-- the task: bash -c, and its orphans
+                                      +-- keeper ...
+
+A *keeper* runs one task after the other: told by a line, it sources the few lines that
+shells.py made, waits, and reports the status. It is the seam for warm shells, which
+would fork where it executes bash. What a task leaves behind becomes the keeper's child,
+whatever it did to its session and environment, and the watcher's if the task killed its
+keeper. At EOF of its pipe (the node has died, or closed it) the watcher kills all that
+is below itself. Both start by way of this file, which executes what it stands for: no
+Python is forked, and none stays in memory.
+
+A keeper leads a session without a terminal that its tasks share one after the other,
+each in a process group of its own: setsid(1) would cost a task about what a bash does.
+
+Not done here: where there are no child subreapers (they are Linux's), a process that
+left both its session and its environment is lost sight of.
+"""
+
+import os
+import signal
+import sys
+import time
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Set
+
+SWEEP_PAUSE_S = 0.005  # between two looks at what is being killed
+DESCRIPTORS_MAX = 4096  # what may have been inherited ends there
+PR_SET_CHILD_SUBREAPER = 36
+
+# $1: the file to source, which starts one job in the background. Job control is on only
+# for the start: it gives the task its own process group and default signals. While it
+# is waited for it is off, else a task that stops itself would seem to have ended. This
+# bash adds one to SHLVL, and takes it off again where it executes the task's.
+KEEPER = """
+echo "up $$"
+while read -r _; do
+	set -m
+	. "$1" || exit
+	set +m
+	wait $!
+	echo "ended $?"
+done
+"""
+
+# Reads the keepers to start; "$@" is this file as a script. At EOF it becomes the
+# sweeper, keeps its process id, and with it its children.
+WATCHER = """
+trap '' HUP INT QUIT TERM PIPE USR1 USR2
+while read -r number; do
+	"$@" keeper "$number" &
+done
+exec "$@" sweep
+"""
+
+
+# ---- processes
+
+
+class Process(NamedTuple):
+    parent: int
+    session: int
+    is_dead: bool  # a zombie; only its parent still knows it
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, whole; empty if there is none (any more) or it isn't ours."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def processes() -> Dict[int, Process]:
+    """All processes; where there is no /proc, as `ps` tells them."""
+    found = {}
+    if not os.path.exists("/proc/self/stat"):
+        for line in os.popen("ps -axo pid=,ppid=,sess=,stat="):
+            pid, parent, session, state = line.split()[:4]
+            group = int(session) if session.isdigit() else 0
+            found[int(pid)] = Process(int(parent), group, state[0] == "Z")
+        return found
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            _, _, text = _read(f"/proc/{name}/stat").rpartition(b") ")
+            if text:  # state parent group session ...
+                fields = text.split(b" ", 4)
+                is_dead = fields[0] in (b"Z", b"X", b"x")
+                found[int(name)] = Process(int(fields[1]), int(fields[3]), is_dead)
+    return found
+
+
+def living(roots: Iterable[int], known: Mapping[int, Process]) -> List[int]:
+    """Those of `roots` and of their descendants that are no zombies.
+
+    Parents come first: a shell must not go on to its next command because what it waits
+    for was signalled before.
+    """
+    children: Dict[int, List[int]] = {}
+    for pid, process in known.items():
+        children.setdefault(process.parent, []).append(pid)
+    found = list(roots)
+    seen = set(found)
+    for pid in found:  # it grows on the way
+        new = [child for child in children.get(pid, ()) if child not in seen]
+        seen.update(new)
+        found += new
+    return [pid for pid in found if pid in known and not known[pid].is_dead]
+
+
+def below(root: int, known: Mapping[int, Process]) -> List[int]:
+    """The living descendants of a process."""
+    return [pid for pid in living([root], known) if pid != root]
+
+
+def carries(pid: int, *entries: bytes) -> bool:
+    """Whether it was started with these `NAME=value`, or `NAME=` for any value."""
+    environ = b"\0" + _read(f"/proc/{pid}/environ")
+    return all(
+        b"\0" + entry + (b"" if entry.endswith(b"=") else b"\0") in environ
+        for entry in entries
+    )
+
+
+def signal_all(pids: Iterable[int], *numbers: int) -> Set[int]:
+    """Send signals to all; return those that are another user's (sudo), and live on."""
+    foreign = set()
+    for pid in pids:
+        for number in numbers:
+            try:
+                os.kill(pid, number)
+            except PermissionError:
+                foreign.add(pid)
+            except OSError:  # gone
+                break
+    return foreign
+
+
+def leftovers(home: str) -> List[int]:
+    """The living processes of a former process with that state directory.
+
+    A user's shell that has LEORONIC_HOME is none, and neither are we, though a task may
+    have started us.
+    """
+    known = processes()
+    own, pid = set(), os.getpid()
+    while pid in known and pid not in own:
+        own.add(pid)
+        pid = known[pid].parent
+    entry = b"LEORONIC_HOME=" + os.fsencode(home)
+    roots = {
+        pid
+        for pid in set(known) - own
+        if carries(pid, b"LEORONIC_RUN=", entry) or _is_helper(pid, home + "/runs")
+    }
+    return [pid for pid in living(sorted(roots), known) if pid not in own]
+
+
+def _is_helper(pid: int, runs: str) -> bool:
+    """Whether it is a keeper or watcher with its files there."""
+    words = _read(f"/proc/{pid}/cmdline").split(b"\0")
+    if b"leoronic-keeper" in words:
+        return any(word.startswith(os.fsencode(runs) + b"/") for word in words)
+    return b"leoronic-watcher" in words and os.fsencode(runs) in words
+
+
+# ---- this file as a script
+
+
+def _detach() -> None:
+    """Lead a session, adopt orphans, have signals and descriptors as after login."""
+    os.setsid()
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in range(1, signal.NSIG):
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):  # KILL, STOP, and the C library's own
+            pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.closerange(3, DESCRIPTORS_MAX)
+
+
+def _become_watcher(arguments: List[str]) -> None:
+    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
+    script = [sys.executable, "-I", "-S", os.path.abspath(__file__), *arguments]
+    os.execv("/bin/sh", ["sh", "-c", WATCHER, "leoronic-watcher", *script])
+
+
+def _become_keeper(base: str, directory: str, umask: int, bash: str) -> None:
+    report = os.open(base + ".did", os.O_WRONLY)
+    try:
+        with open(os.path.dirname(base) + "/environ", "rb") as file:
+            entries = file.read().split(b"\0")[:-1]
+        fds = [os.open(base + ".do", os.O_RDONLY), report]
+        for name in (".notes", ".out0", ".err0"):
+            fds.append(os.open(base + name, os.O_WRONLY | os.O_APPEND))
+        os.chdir(directory)
+        os.umask(umask)
+        for target, fd in enumerate(fds):  # a source is never below a later target
+            os.dup2(fd, target)
+        report = 1
+        argv = ["bash", "-p", "-c", KEEPER, "leoronic-keeper", base + ".feed"]
+        os.execve(bash, argv, dict(entry.split(b"=", 1) for entry in entries))
+    except OSError as error:
+        why = f"! {error.filename or bash}: {error.strerror}\n"
+        os.write(report, os.fsencode(why))
+
+
+def _sweep() -> None:
+    """Kill all below this process, which was the watcher."""
+    foreign: Set[int] = set()
+    left = below(os.getpid(), processes())
+    while left:
+        foreign |= signal_all(left, signal.SIGKILL)
+        time.sleep(SWEEP_PAUSE_S)
+        left = [p for p in below(os.getpid(), processes()) if p not in foreign]
+
+
+def main(arguments: List[str]) -> None:
+    runs, directory, umask, bash, role = arguments[:5]
+    if role == "sweep":
+        _sweep()
+        return
+    _detach()
+    if role == "watcher":
+        _become_watcher(arguments[:4])
+    else:
+        _become_keeper(f"{runs}/{arguments[5]}", directory, int(umask), bash)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

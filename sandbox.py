@@ -1,0 +1,494 @@
+"""Running tasks on this machine: their files, their output, and their end.
+
+Rules: what a task can do to its node is dealt with here and in the files that only this
+one imports: shells.py (what tasks run in), keeper.py (those shells themselves, and the
+process table) and places.py (necessary files). What the machine has (cores, memory,
+disk) is asked only here.
+
+How it works. A run goes
+
+    PLACING files -> WAITING for a shell -> RUNNING -> ENDING -> CLEARING files
+
+where ENDING is that what it started is stopped; what a run doesn't need it skips.
+`tick` does what is due: time-outs, and while a run is ENDING a look each 10 to 50 ms;
+nothing else polls. No method blocks but `clean_up` and `close`.
+
+Invariants:
+1. D13: a run is reported as ended only when all that it started is gone (zombies are).
+2. A run that was told to stop never reports exit 0: 143 stands in for it.
+3. kill -9 of this process takes all tasks with it, by way of the watcher.
+
+Not done here: limits on memory and processor time, keeping outputs, choosing what runs.
+"""
+
+import functools
+import os
+import signal
+import time
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
+
+from keeper import Process, below, leftovers, processes, signal_all
+from places import Places, Worker, raw, renames, unique_name
+from shells import (
+    Keeper,
+    Shells,
+    Told,
+    Watcher,
+    cause_of,
+    split_environ,
+    task_script,
+    which,
+)
+
+SMALL_OUTPUT_BYTES = 64 * 1024  # handed over in memory; more stays in a file
+COMMAND_BYTES_MAX = 128 * 1024 - 1  # Linux: MAX_ARG_STRLEN, with the NUL
+END_GRACE_S = 5.0  # between TERM and KILL (D13)
+KEEPER_START_S = 20.0  # two execs, on a busy old machine
+PRESS_FIRST_S, PRESS_LAST_S = 0.01, 0.05  # between two looks at what is being ended
+CLEAN_UP_S, CLEAN_UP_PAUSE_S = 5.0, 0.01  # leftovers have this long to go
+KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
+USER_UMASK = os.umask(0o077)  # read as early as can be: the node sets its own
+os.umask(USER_UMASK)
+
+__all__ = ["Sandbox", "renames", "unique_name"]
+
+
+class Job(NamedTuple):
+    """A run to start. `files`: (name as the user gave it, digest, size, mode)."""
+
+    run: str
+    command: str
+    env: Dict[str, str]
+    files: Tuple[Tuple[str, str, int, int], ...] = ()
+    keep_names: bool = False
+    timeout: Optional[float] = None
+
+
+class Output(NamedTuple):
+    """`data` if it is small, else `path`: a file that the receiver moves away."""
+
+    size: int
+    data: Optional[bytes]
+    path: str
+
+
+class Started(NamedTuple):
+    run: str
+    at: float  # wall clock
+
+
+class Refused(NamedTuple):
+    """It never started, and nothing of it is left."""
+
+    run: str
+    why: str
+
+
+class Ended(NamedTuple):
+    """`exit` is 0..255, `began` and `ended` are wall clock, `took` is seconds."""
+
+    run: str
+    exit: int
+    cause: str  # '', or 'signal KILL', 'time-out after 90s', what `kill` was given
+    began: float
+    ended: float
+    took: float
+    out: Output
+    err: Output
+
+
+Event = Union[Started, Refused, Ended]
+
+
+class Machine(NamedTuple):
+    cores: int
+    memory: int  # bytes
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine is suspended, where the system has them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _psutil() -> Any:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil
+
+
+def machine() -> Machine:
+    """Cores that this process may use, and memory."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    psutil = _psutil()
+    if psutil:
+        return Machine(cores, int(psutil.virtual_memory().total))
+    return Machine(cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping."""
+    psutil = _psutil()
+    if psutil:
+        return int(psutil.virtual_memory().available)
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            fields = dict(line.split()[:2] for line in file)
+    except OSError:
+        return machine().memory  # unknown: what running tasks asked for still counts
+    if b"MemAvailable:" in fields:
+        return int(fields[b"MemAvailable:"]) * 1024
+    old_kernel = (b"MemFree:", b"Buffers:", b"Cached:")
+    return sum(int(fields.get(name, 0)) for name in old_kernel) * 1024
+
+
+def free_disk(directory: str) -> int:
+    """Bytes that this user may still write there; 0 if the directory is gone."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+# ---- tasks
+
+
+class Run:
+    """One job on its way."""
+
+    def __init__(self, job: Job, script: bytes) -> None:
+        self.job = job
+        self.script = script
+        self.state = "PLACING"
+        self.keeper: Optional[Keeper] = None
+        self.cause = ""  # why it was told to stop, or how it died
+        self.exit: Optional[int] = None
+        self.due: Optional[float] = None  # when `tick` must look at it
+        self.kill_at = 0.0
+        self.pause = PRESS_FIRST_S
+        self.asked: Set[int] = set()  # processes that got their TERM
+        self.foreign: Set[int] = set()  # another user's, which we may not kill
+        self.began = self.ended = 0.0  # wall clock
+        self.began_clock = self.took = 0.0
+
+    def is_due(self, now: float) -> bool:
+        return self.due is not None and self.due <= now
+
+
+def _take(keeper: Keeper, name: str) -> Output:
+    size, data, path = keeper.take_output(name, SMALL_OUTPUT_BYTES)
+    return Output(size, None if path else data, path)
+
+
+class Sandbox:
+    """Runs tasks. `watch(fd, on_readable)` and `unwatch(fd)` tie it into the loop.
+
+    `umask` is the tasks'; without it the one that this module was imported under.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        home: str,
+        environ: Mapping[str, str],
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+        file_path: Callable[[str], str],
+        clock: Callable[[], float] = _clock,
+        wall: Callable[[], float] = time.time,
+        umask: int = USER_UMASK,
+    ) -> None:
+        self._directory = directory = os.path.abspath(directory)
+        self._home = os.path.abspath(home)
+        self._records = records = self._home + "/runs"
+        self._environ = {k: v for k, v in environ.items() if k != "LEORONIC_RUN"}
+        self._odd_environ = split_environ(self._environ)[1]
+        self._clock, self._wall, self._unwatch = clock, wall, unwatch
+        os.makedirs(records, 0o700, exist_ok=True)
+        self._places = Places(directory, records, file_path)
+        self._worker = Worker(watch)
+
+        bash = which("bash", directory, self._environ) or "/bin/bash"
+        self._shells = Shells(
+            lambda: Watcher(records, directory, umask, bash, self._environ),
+            f"{records}/{os.getpid()}",
+            directory,
+            (watch, unwatch),
+            Told(self._on_up, self._on_status, self._on_lost),
+        )
+        self._runs: Dict[str, Run] = {}
+        self._in: Dict[Keeper, Run] = {}  # what runs in a keeper
+        self._events: List[Event] = []
+        self._is_stopping = False
+
+    # -- what the loop calls
+
+    def clean_up(self) -> None:
+        """Kill and remove what a former process left. Waits, 5 s at most."""
+        deadline = self._clock() + CLEAN_UP_S
+        left = leftovers(self._home)
+        while left and self._clock() < deadline:
+            signal_all(left, signal.SIGKILL)
+            time.sleep(CLEAN_UP_PAUSE_S)
+            left = leftovers(self._home)
+        for name in os.listdir(self._records):
+            path = f"{self._records}/{name}"
+            try:
+                if name.endswith(".placed"):
+                    Places(self._directory, self._records, str).undo(path)
+                else:
+                    os.unlink(path)
+            except OSError:  # it may hurt the next start, not this one
+                pass
+
+    def start(self, job: Job) -> None:
+        """Start a run: Started or Refused follows as an event, and Ended at its end."""
+        try:
+            script = self._script(job)
+        except ValueError as error:
+            self._events.append(Refused(job.run, str(error)))
+            return
+        run = self._runs[job.run] = Run(job, script)
+        if not job.files:
+            self._launch(run)
+            return
+
+        def place() -> str:
+            return self._places.place(
+                job.run, job.files, job.keep_names, lambda: bool(run.cause)
+            )
+
+        def then(why: str) -> None:
+            if run.cause or why:
+                self._refuse(run, run.cause or why)
+            else:
+                self._launch(run)
+
+        self._worker.do(place, then)
+
+    def kill(self, run: str, cause: str, grace_s: float) -> None:
+        """TERM now, KILL after the grace. Ended, or Refused, tells the cause."""
+        found = self._runs.get(run)
+        if not found or found.state == "CLEARING":
+            return
+        if found.state == "ENDING":
+            found.kill_at = min(found.kill_at, self._clock() + grace_s)
+            return
+        found.cause = cause
+        if found.state == "RUNNING":
+            self._end(found, grace_s)
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due; return when to call again: now, if there are events."""
+        due = [run for run in self._runs.values() if run.is_due(now)]
+        known: Dict[int, Process] = {}
+        for run in due:
+            if run.state == "RUNNING":
+                cause = f"time-out after {run.job.timeout:g}s"
+                self.kill(run.job.run, cause, END_GRACE_S)
+            elif run.state == "WAITING" and run.keeper:
+                self._shells.lose(run.keeper, "its shell did not start in time")
+            if run.state == "ENDING":
+                known = known or processes()
+                self._press(run, known, now)
+        dues = (run.due for run in self._runs.values() if run.due is not None)
+        return now if self._events else min(dues, default=None)
+
+    def events(self) -> List[Event]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self, grace_s: float = 1.0) -> None:
+        """End all runs and refuse new ones."""
+        self._is_stopping = True
+        for run in list(self._runs):
+            self.kill(run, "its node stops", grace_s)
+
+    def close(self) -> None:
+        """Kill what is left and give everything back; waits, 2 s at most."""
+        self._shells.close()
+        for run in self._runs.values():
+            run.cause = run.cause or "its node stops"  # ends copying
+            self._worker.do(functools.partial(self._places.remove, run.job.run))
+        self._worker.close(self._unwatch)
+
+    def live_output(self, run: str, name: str) -> Optional[str]:
+        """Return the file in which a run's `out` or `err` gathers while it runs."""
+        found = self._runs.get(run)
+        if not found or not found.keeper or found.state not in ("RUNNING", "ENDING"):
+            return None
+        return found.keeper.output_path(name)
+
+    def has_file(self, path: str) -> bool:
+        """Whether the working directory has it, inside and through no link."""
+        return self._places.has_file(path)
+
+    def has_command(self, name: str) -> bool:
+        """Whether tasks find that program on their PATH."""
+        return "/" not in name and which(name, self._directory, self._environ) != ""
+
+    def may_place(self, name: str, digest: str) -> bool:
+        """Whether no other content has the name that `--keep-names` would give."""
+        return self._places.may_place(name, digest, self._worker.do)
+
+    # -- starting
+
+    def _script(self, job: Job) -> bytes:
+        """What a keeper must do for the job; ValueError tells why it can't be done."""
+        if self._is_stopping:
+            raise ValueError("its node stops")
+        if job.run in self._runs:
+            raise ValueError("it runs already")
+        names = [file[0] for file in job.files]
+        command = job.command
+        if not job.keep_names:
+            command = renames(
+                command, names, lambda i: unique_name(job.run, i, names[i])
+            )[0]
+        size = len(raw(command))
+        if size > COMMAND_BYTES_MAX:
+            raise ValueError(
+                f"the command has {size} bytes; the system passes {COMMAND_BYTES_MAX}"
+                " at most; put it into a file and run that"
+            )
+        plain, odd = split_environ({**job.env, "LEORONIC_RUN": job.run})
+        script = task_script(raw(command), plain, {**self._odd_environ, **odd})
+        if b"\0" in script:
+            raise ValueError(
+                "a NUL byte is in the command; no program can be given one"
+            )
+        return script
+
+    def _launch(self, run: Run) -> None:
+        run.state, run.due = "WAITING", self._clock() + KEEPER_START_S
+        try:
+            run.keeper = self._shells.lend()
+        except OSError as error:
+            self._refuse(run, f"it can't be started: {error.strerror}")
+            return
+        self._in[run.keeper] = run
+        if run.keeper.pid:
+            self._on_up(run.keeper)
+
+    # -- what its shell tells
+
+    def _on_up(self, keeper: Keeper) -> None:
+        run = self._in[keeper]
+        if run.cause:
+            self._refuse(run, run.cause)
+            return
+        try:
+            keeper.feed(run.script)
+        except OSError as error:
+            self._refuse(run, f"it can't be started: {error.strerror}")
+            return
+        run.state = "RUNNING"
+        run.began, run.began_clock = self._wall(), self._clock()
+        timeout = run.job.timeout
+        run.due = None if timeout is None else run.began_clock + timeout
+        self._events.append(Started(run.job.run, run.began))
+
+    def _on_status(self, keeper: Keeper, status: int) -> None:
+        run = self._in.get(keeper)
+        if not run or run.state == "WAITING":
+            return  # it is a task that wrote there
+        was_signalled = status > 128 and keeper.was_signalled()
+        if run.cause and status == 0:
+            status = STOPPED_EXIT
+        self._note_end(run, status, cause_of(status, was_signalled))
+        if run.state == "ENDING":
+            run.due = self._clock()
+        elif keeper.may_have_children():
+            self._end(run, END_GRACE_S)
+        else:
+            self._finish(run, keeper)
+
+    def _on_lost(self, keeper: Keeper, why: str) -> None:
+        run = self._in[keeper]
+        if run.state == "WAITING":
+            self._refuse(run, run.cause or why)
+            return
+        if run.exit is None:
+            self._note_end(run, KILLED_EXIT, "its shell was killed")
+        if run.state == "RUNNING":
+            self._end(run, END_GRACE_S)
+
+    def _note_end(self, run: Run, exit: int, cause: str) -> None:
+        run.exit, run.cause = exit, run.cause or cause
+        run.ended, run.took = self._wall(), self._clock() - run.began_clock
+
+    # -- ending
+
+    def _end(self, run: Run, grace_s: float) -> None:
+        run.state = "ENDING"
+        run.due = self._clock()
+        run.kill_at = run.due + grace_s
+
+    def _press(self, run: Run, known: Mapping[int, Process], now: float) -> None:
+        """Look at what is left of a run, and press it to end."""
+        keeper = run.keeper
+        assert keeper
+        run.due = now + run.pause
+        run.pause = min(run.pause * 1.5, PRESS_LAST_S)
+        if keeper.is_lost:
+            mark = b"LEORONIC_RUN=" + os.fsencode(run.job.run)
+            strays = self._shells.strays(keeper, mark, known)
+            if strays is None:
+                return
+            left = strays
+        else:
+            left = below(keeper.pid, known)
+            signal_all([keeper.pid], signal.SIGCONT)  # a task may have stopped it
+        left = [pid for pid in left if pid not in run.foreign]
+        if not left and run.exit is not None:
+            self._finish(run, keeper)
+        elif now >= run.kill_at:
+            run.foreign |= signal_all(left, signal.SIGKILL)
+        else:
+            new = [pid for pid in left if pid not in run.asked]
+            signal_all(new, signal.SIGTERM, signal.SIGCONT)
+            run.asked.update(new)
+
+    def _finish(self, run: Run, keeper: Keeper) -> None:
+        """All that it started is gone: take its output."""
+        assert run.exit is not None
+        out, err = _take(keeper, "out"), _take(keeper, "err")
+        times = (run.began, run.ended, run.took)
+        event = Ended(run.job.run, run.exit, run.cause, *times, out, err)
+        self._conclude(run, event)
+
+    def _refuse(self, run: Run, why: str) -> None:
+        self._conclude(run, Refused(run.job.run, why))
+
+    def _conclude(self, run: Run, event: Event) -> None:
+        """Release the keeper, and report once the files are removed."""
+        if run.keeper:
+            del self._in[run.keeper]
+            self._shells.release(run.keeper)
+        run.state, run.due = "CLEARING", None
+
+        def then(_: Any) -> None:
+            del self._runs[run.job.run]
+            self._events.append(event)
+
+        if run.job.files:
+            self._worker.do(lambda: self._places.remove(run.job.run), then)
+        else:
+            then(None)

@@ -1,0 +1,435 @@
+"""The shells that tasks run in, seen from the node: keepers, their watcher, the pool.
+
+Rules: knows of scripts, outputs and statuses, not of runs; imports only keeper.py,
+which tells what these shells are and do.
+
+How it works: `Shells.lend` gives an idle keeper, or starts one; a keeper that is up is
+fed a `task_script`. What keepers report arrives as calls of the three functions that
+the pool was made with. A keeper that is released waits for the next task, unless there
+are more of them than cores, or something is wrong with it.
+
+Invariants:
+1. An output file is used again only while it is small; a large one is the caller's.
+2. A keeper that has ended, or whose watcher has, gets no other task.
+"""
+
+import os
+import signal
+import sys
+import time
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import keeper as script
+from keeper import Process, carries, living
+
+Watch = Callable[[int, Callable[[], None]], None]
+Unwatch = Callable[[int], None]
+
+FEED_BYTES_KEPT = 64 * 1024  # a feed up to this size is overwritten, not cut
+CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.005  # the watcher has this long to kill all below it
+IDLE_KEEPERS_MAX = os.cpu_count() or 1
+
+# Names to which bash gives a meaning of its own. In a keeper's environment they would
+# steer the keeper, and a bash can't set some of them: `env` hands them to the task.
+SHELL_NAMES = frozenset(
+    "BASHOPTS BASHPID BASH_ARGC BASH_ARGV BASH_ARGV0 BASH_COMMAND BASH_COMPAT "
+    "BASH_LINENO BASH_SOURCE BASH_SUBSHELL BASH_VERSINFO BASH_XTRACEFD DIRSTACK "
+    "EPOCHREALTIME EPOCHSECONDS EUID FUNCNAME GROUPS HISTCMD IFS LINENO OPTIND "
+    "POSIXLY_CORRECT PPID RANDOM SECONDS SHELLOPTS SRANDOM TMOUT UID".split()
+)
+
+
+def quote(text: bytes) -> bytes:
+    """Make one word of it for a shell."""
+    return b"'" + text.replace(b"'", b"'\\''") + b"'"
+
+
+def split_environ(environ: Mapping[str, str]) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """What a bash can have in its environment, and what only `env` can give."""
+    odd = {name: environ[name] for name in SHELL_NAMES if name in environ}
+    return {k: v for k, v in environ.items() if k not in odd}, odd
+
+
+def task_script(
+    command: bytes, plain: Mapping[str, str], odd: Mapping[str, str]
+) -> bytes:
+    """What a keeper sources to start a task, with these additions to its environment.
+
+    The first line is empty: an old bash takes one with odd bytes for a binary.
+    """
+    words = [b"\n"]
+    for name, value in plain.items():
+        words.append(name.encode() + b"=" + quote(os.fsencode(value)) + b" ")
+    if odd:
+        words.append(b"env ")
+        words += [quote(os.fsencode(f"{k}={v}")) + b" " for k, v in odd.items()]
+    # `return` keeps bash from what is left of the script before
+    end = b" </dev/null >&3 2>&4 3>&- 4>&- &\nreturn\n"
+    return b"".join([*words, b"bash -c ", quote(command), end])
+
+
+def which(name: str, directory: str, environ: Mapping[str, str]) -> str:
+    """The program that a task in that directory would find, or ''."""
+    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return ""
+
+
+def cause_of(status: int, was_signalled: bool) -> str:
+    """Name the signal of which a task died, '' if it just exited with that status.
+
+    bash notes every death by a signal but for these three; there its convention counts.
+    """
+    number = status - 128
+    if number <= 0 or number >= signal.NSIG:
+        return ""
+    unnoted = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    if not was_signalled and number not in unnoted:
+        return ""
+    try:
+        return "signal " + signal.Signals(number).name[3:]
+    except ValueError:
+        return f"signal {number}"
+
+
+class Keeper:
+    """One keeper, seen from the node. All but `read_reports` expects it to be up."""
+
+    def __init__(self, base: str) -> None:
+        """Make its files; `base` is how their names begin. It is started by `ask`."""
+        self.base = base
+        self.pid = 0  # until it is up
+        self.is_lost = False  # its shell has ended
+        self.is_last = False  # it is not to be used again
+        self._partial = b""  # a report that is not complete
+        self._fed = 0  # bytes in the feed
+        self._reopen = b""  # what the next script has to do first
+        self._children = -1
+        self._paths = {"out": base + ".out0", "err": base + ".err0"}
+        self._fds: Dict[str, int] = {}
+        try:
+            for name in ("do", "did"):
+                os.mkfifo(f"{base}.{name}", 0o600)
+            # RDWR: neither end waits for the other
+            self._fds["do"] = os.open(base + ".do", os.O_RDWR | os.O_NONBLOCK)
+            self._fds["did"] = os.open(base + ".did", os.O_RDONLY | os.O_NONBLOCK)
+            self._fds["feed"] = self._make(base + ".feed")
+            self._fds["notes"] = self._make(base + ".notes")
+            for name, path in self._paths.items():
+                self._fds[name] = self._make(path)
+        except OSError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _make(path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def fileno(self) -> int:
+        """What becomes readable when there are reports."""
+        return self._fds["did"]
+
+    def read_reports(self) -> List[bytes]:
+        """Lines: `up PID`, `ended STATUS`, and `! WHY` when it has failed or died."""
+        try:
+            data = os.read(self._fds["did"], 4096)
+        except BlockingIOError:
+            return []
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return lines if data else [b"! its shell could not be started"]
+
+    def come_up(self, pid: int) -> None:
+        self.pid = pid
+        try:  # kept open: one system call tells whether anything is left
+            self._children = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
+        except OSError:  # a system without it
+            self._children = -1
+
+    def may_have_children(self) -> bool:
+        """False if nothing is below it; True if something is, or that can't be told."""
+        try:
+            return self._children < 0 or bool(os.pread(self._children, 1, 0))
+        except OSError:
+            return True
+
+    def feed(self, script: bytes) -> None:
+        """Let it run a script of `task_script`."""
+        script = self._reopen + script
+        if self._fed > FEED_BYTES_KEPT:
+            os.ftruncate(self._fds["feed"], 0)
+        self._fed = len(script)
+        while script:
+            at = self._fed - len(script)
+            script = script[os.pwrite(self._fds["feed"], script, at) :]
+        self._reopen = b""
+        os.write(self._fds["do"], b"\n")
+
+    def output_path(self, name: str) -> str:
+        """Return where the running task's `out` or `err` gathers."""
+        return self._paths[name]
+
+    def take_output(self, name: str, small: int) -> Tuple[int, bytes, str]:
+        """Hand over size and either data or, if it is larger than `small`, a file.
+
+        A small file is cut and used again: making one for each task costs half of the
+        rate. A large one is left to the caller, and the next task gets another.
+        """
+        fd = self._fds[name]
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if size == 0:
+            return 0, b"", ""
+        if size <= small:
+            data = os.pread(fd, size, 0)
+            os.ftruncate(fd, 0)
+            return size, data, ""
+        taken = self._paths[name]
+        path = f"{self.base}.{name}{int(taken.rpartition('.' + name)[2]) + 1}"
+        del self._paths[name]
+        try:
+            self._fds[name] = self._make(path)
+        except OSError:  # the disk is full
+            self.is_last = True
+            return size, b"", taken
+        self._paths[name] = path
+        os.close(fd)
+        number = b"3" if name == "out" else b"4"
+        self._reopen += b"exec " + number + b">>" + quote(os.fsencode(path)) + b"\n"
+        return size, b"", taken
+
+    def was_signalled(self) -> bool:
+        """Whether bash noted that its task died of a signal."""
+        noted = os.fstat(self._fds["notes"]).st_size > 0
+        os.ftruncate(self._fds["notes"], 0)
+        return noted
+
+    def close(self) -> None:
+        """Close and remove all that is its own. If it is idle, it ends by that."""
+        for fd in [*self._fds.values(), self._children]:
+            if fd >= 0:
+                os.close(fd)
+        own = [f"{self.base}.{name}" for name in ("do", "did", "feed", "notes")]
+        for path in [*own, *self._paths.values()]:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+
+
+def spawn(
+    argv: List[str],
+    environ: Mapping[str, str],
+    stdin: int,
+    stdout: int,
+    is_group: bool = False,
+) -> int:
+    """Start a program without forking Python, in a process group of its own if asked."""
+    if sys.version_info < (3, 8):
+        import subprocess
+
+        process = subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            env=dict(environ),
+            start_new_session=is_group,
+        )
+        process.returncode = 0  # it is ours to wait for
+        return process.pid
+    duplicate = os.POSIX_SPAWN_DUP2  # novm
+    actions = [(duplicate, stdin, 0), (duplicate, stdout, 1)]
+    group = {"setpgroup": 0} if is_group else {}
+    return os.posix_spawnp(argv[0], argv, environ, file_actions=actions, **group)  # novm
+
+
+class Watcher:
+    """The parent of all keepers, seen from the node; their files are in `runs`."""
+
+    def __init__(
+        self,
+        runs: str,
+        directory: str,
+        umask: int,
+        bash: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        plain = split_environ(environ)[0].items()
+        self._environ = [os.fsencode(f"{name}={value}\0") for name, value in plain]
+        self._runs = runs
+        python = sys.executable or "python3"
+        argv = [python, "-I", "-S", os.path.abspath(script.__file__)]
+        orders, self._orders = os.pipe()
+        self._life, life = os.pipe()  # carries nothing; EOF when the watcher has ended
+        try:
+            argv += [runs, directory, str(umask), bash, "watcher"]
+            self.pid = spawn(argv, environ, orders, life)
+        finally:
+            os.close(orders)
+            os.close(life)
+
+    def fileno(self) -> int:
+        """What becomes readable when the watcher has ended, which only a task does."""
+        return self._life
+
+    def ask(self, keeper: Keeper) -> None:
+        """Let it start the shell of a keeper."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(os.open(self._runs + "/environ", flags, 0o600), "wb") as file:
+            file.writelines(self._environ)
+        os.write(self._orders, os.path.basename(keeper.base).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let it kill all below it and end; waits for that, but not for long."""
+        os.close(self._orders)
+        os.close(self._life)
+        deadline = time.monotonic() + CLOSE_S
+        while not self._has_ended() and time.monotonic() < deadline:
+            time.sleep(CLOSE_PAUSE_S)
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+        except ChildProcessError:
+            return True
+
+
+class Told(NamedTuple):
+    """What is called with what a keeper that is lent tells."""
+
+    up: Callable[[Keeper], None]
+    ended: Callable[[Keeper, int], None]  # the status of its task
+    lost: Callable[[Keeper, str], None]  # it has ended, or never came up, and why
+
+
+class Shells:
+    """All keepers of a node. Its watcher is started with the first one."""
+
+    def __init__(
+        self,
+        start_watcher: Callable[[], Watcher],
+        base: str,
+        directory: str,
+        loop: Tuple[Watch, Unwatch],
+        told: Told,
+    ) -> None:
+        self._start_watcher = start_watcher
+        self._base = base  # how the names of all files begin
+        self._directory = directory
+        self._watch, self._unwatch = loop
+        self._told = told
+        self._watcher: Optional[Watcher] = None
+        self._keepers: List[Keeper] = []
+        self._idle: List[Keeper] = []
+        self._directory_id = (0, 0)
+        self._made = 0  # keepers, ever
+
+    def lend(self) -> Keeper:
+        """An idle keeper, else a new one, which isn't up yet; or OSError."""
+        self._check_directory()
+        if self._idle:
+            return self._idle.pop()
+        if not self._watcher:
+            self._watcher = self._start_watcher()
+            self._watch(self._watcher.fileno(), self._on_watcher_end)
+        self._made += 1
+        keeper = Keeper(f"{self._base}-{self._made}")
+        self._keepers.append(keeper)
+        self._watch(keeper.fileno(), lambda: self._on_reports(keeper))
+        try:
+            self._watcher.ask(keeper)
+        except OSError:
+            self.release(keeper)
+            raise
+        return keeper
+
+    def release(self, keeper: Keeper) -> None:
+        """Keep it for the next task, or give it up."""
+        if keeper.pid and not keeper.is_last and len(self._idle) < IDLE_KEEPERS_MAX:
+            self._idle.append(keeper)
+            return
+        self._keepers.remove(keeper)
+        if not keeper.is_lost:
+            self._unwatch(keeper.fileno())
+        keeper.close()
+
+    def lose(self, keeper: Keeper, why: str) -> None:
+        """It has ended, or doesn't come up."""
+        keeper.is_lost = keeper.is_last = True
+        self._unwatch(keeper.fileno())
+        if keeper in self._idle:
+            self._idle.remove(keeper)
+            self.release(keeper)
+        else:
+            self._told.lost(keeper, why)
+
+    def strays(
+        self, keeper: Keeper, mark: bytes, known: Mapping[int, Process]
+    ) -> Optional[List[int]]:
+        """What is left below a keeper that was lost; None if that can't be told yet.
+
+        The watcher's children are keepers, or were left by keepers. Where the watcher
+        was killed too, what stayed in the session or carries the mark is still found.
+        """
+        if not all(other.pid or other.is_lost for other in self._keepers):
+            return None  # what is new below the watcher may be a keeper on its way
+        keepers = {other.pid for other in self._keepers if not other.is_lost}
+        watcher = self._watcher.pid if self._watcher else -1
+        roots = {
+            pid
+            for pid, process in known.items()
+            if process.parent == watcher
+            or process.session == keeper.pid
+            or carries(pid, mark)
+        }
+        return living(sorted(roots - keepers), known)
+
+    def close(self) -> None:
+        """Kill all that is left; waits for that, 1 s at most."""
+        if self._watcher:
+            self._drop_watcher(self._watcher)
+        for keeper in self._keepers:
+            if not keeper.is_lost:
+                self._unwatch(keeper.fileno())
+            keeper.close()
+        self._keepers, self._idle = [], []
+
+    def _check_directory(self) -> None:
+        """Give up idle keepers if the working directory was replaced by another."""
+        found = os.stat(self._directory)
+        if self._directory_id != (found.st_dev, found.st_ino):
+            self._directory_id = found.st_dev, found.st_ino
+            self._give_up_all()
+
+    def _give_up_all(self) -> None:
+        for keeper in self._keepers:
+            keeper.is_last = True
+        idle, self._idle = self._idle, []
+        for keeper in idle:
+            self.release(keeper)
+
+    def _on_reports(self, keeper: Keeper) -> None:
+        for line in keeper.read_reports():  # a task can write there, if it tries
+            word, _, rest = line.partition(b" ")
+            if word == b"!":
+                self.lose(keeper, os.fsdecode(rest))
+                return
+            if word == b"up" and not keeper.pid:
+                keeper.come_up(int(rest))
+                self._told.up(keeper)
+            elif word == b"ended" and rest.isdigit():
+                self._told.ended(keeper, int(rest) & 255)
+
+    def _on_watcher_end(self) -> None:
+        """A task killed it. What runs may end well, but its keepers get no more."""
+        assert self._watcher
+        self._drop_watcher(self._watcher)
+        self._give_up_all()
+        for keeper in self._keepers[:]:
+            if not keeper.pid:
+                self.lose(keeper, "its watcher was killed")
+
+    def _drop_watcher(self, watcher: Watcher) -> None:
+        self._watcher = None
+        self._unwatch(watcher.fileno())
+        watcher.close()
