@@ -1,0 +1,218 @@
+"""What a coordinator decides: who gets which task, which runs are lost or too many.
+
+Reason for this file beside node.py: any comrade can be the coordinator, one of each
+component is; what it alone may do stands here and nowhere else.
+
+Rules. Pure (D6). The only author of GRANTED, LOST and given_up. Acts only while the mesh
+says that this node coordinates; remembers nothing that matters if it stops doing so.
+
+How it works. `decide(now)` calls lost what ran on workers that are gone, gives up what
+lost too many of them, grants what waits to who has room, and looks after tasks with more
+than one living run: it asks the worker of the smallest whether it still runs and has
+the others stopped only when that has answered yes just now.
+
+Invariants.
+D2  Nothing is granted unless the mesh lets this node (all of the component follow it,
+    no new link's first part is awaited), nor within START_S of a start from disk unless
+    all known members are met: a comrade that joins must not hand out what another is
+    running.
+D3  A run is stopped as a duplicate only if a strictly smaller one answered "running"
+    within ANSWER_S. So the smallest living run is never stopped.
+"""
+
+from typing import Callable, Dict, List, Optional, Set, Tuple
+
+from hands import STALE, Hands
+from matching import Matcher
+from mesh import Facts, Mesh
+from record import LIVING, LOSSES_MAX, Phase, Record, Run, run_order
+from taskqueue import Queue
+from workers import Worker
+
+START_S = 3.0  # after a start from disk known members are waited for this long
+ANSWER_S = 2.0  # an answer "running" is believed this long
+ASK_S = 1.0  # between two questions about a duplicate, or two orders to stop it
+FORGET_S = 60.0  # then what was asked and answered is dropped
+GRANTS_A_TURN = 64  # then the loop looks at its sockets again
+# Of a task, then it is given up: refusals add runs too, and a record with more than
+# record.RUNS_MAX is malformed, also when two partitions' runs come together.
+RUNS_MOST = 300
+
+Route = Callable[[str, str, Facts], None]
+
+
+class Coordinator:
+    """The decisions that one comrade of a component takes for all."""
+
+    def __init__(
+        self, queue: Queue, matcher: Matcher, mesh: Mesh, hands: Hands, route: Route
+    ) -> None:
+        self.queue = queue
+        self.matcher = matcher
+        self.mesh = mesh
+        self.hands = hands
+        self.route = route
+        self.wait_for: Set[str] = set()  # known members not met since the start
+        self.wait_until = 0.0
+        self.living: Dict[str, Tuple[str, str]] = {}  # run -> worker's writer, task
+        self.doubles: Set[str] = set()  # tasks with more than one living run
+        self.losers: Set[str] = set()  # tasks that a run was lost of
+        self.asked_at: Dict[str, float] = {}  # run -> when its worker was asked
+        self.alive_at: Dict[str, float] = {}  # run -> when its worker said "running"
+        self.next_gone: Optional[float] = None  # when a worker will count as gone
+        self._returned: List[Tuple[str, str, str]] = []  # worker, task, why
+        self._grants = 0  # counts run keys (D8)
+
+    def note(self, record: Record, gone: bool) -> None:
+        """Look at a changed record for what `decide` cares about."""
+        living = 0
+        for run_key, run in record.runs.items():
+            if run.phase in LIVING and not gone:
+                living += 1
+                self.living[run_key] = (run.worker, record.key)
+            elif self.living.pop(run_key, None) and run.phase is Phase.RETURNED:
+                why = str(run.detail.get("why", ""))
+                self._returned.append((run.worker, record.key, why))
+        if living > 1:
+            self.doubles.add(record.key)
+        else:
+            self.doubles.discard(record.key)
+        is_odd = len(record.runs) >= RUNS_MOST
+        if is_odd or any(run.phase is Phase.LOST for run in record.runs.values()):
+            self.losers.add(record.key)
+
+    def begin(self, known: Set[str], now: float) -> None:
+        """Start from disk: wait for the known members."""
+        self.wait_for = set(known)
+        self.wait_until = now + START_S if known else now
+
+    def may_grant(self, now: float) -> bool:
+        """Say whether this node may grant now."""
+        self.wait_for -= self.mesh.component
+        if self.wait_for and now < self.wait_until:
+            return False
+        return self.mesh.may_grant(now)
+
+    def decide(self, now: float) -> None:
+        """Do all that a coordinator does, as far as this node may."""
+        gone = self._gone(now)
+        self._heed_refusals(now)
+        if not self.may_grant(now):
+            return
+        for run_key, key in gone:
+            self.queue.advance(key, run_key, "lose", {})
+        self._give_up()
+        self._settle_doubles(now)
+        self._match(now)
+
+    def _heed_refusals(self, now: float) -> None:
+        # Every comrade remembers them, as any may be the next coordinator.
+        returned, self._returned = self._returned, []
+        for writer, key, why in returned:
+            worker = self.matcher.workers.get(writer)
+            if worker is not None and why != STALE:
+                self.matcher.refuse(worker, key, why, now)
+
+    # --- lost runs ----------------------------------------------------------------
+
+    def _gone(self, now: float) -> List[Tuple[str, str]]:
+        # Every comrade watches, so that a new coordinator needn't begin to count.
+        present = self.mesh.writers()
+        found, self.next_gone = [], None
+        for run_key, (writer, key) in sorted(self.living.items()):
+            at = self.mesh.gone_at(writer, present, now)
+            if at is not None and at <= now:
+                found.append((run_key, key))
+            elif at is not None and (self.next_gone is None or at < self.next_gone):
+                self.next_gone = at
+        return found
+
+    def _give_up(self) -> None:
+        keys, self.losers = sorted(self.losers), set()
+        for key in keys:
+            record = self.queue.records.get(key)
+            if record is None or record.given_up:
+                continue
+            if len(record.attempts(Phase.LOST)) >= LOSSES_MAX:
+                self.queue.give_up(key, "lost its node %d times" % LOSSES_MAX)
+            elif len(record.runs) >= RUNS_MOST:
+                self.queue.give_up(key, "handed back too often")
+
+    # --- duplicates ---------------------------------------------------------------
+
+    def _settle_doubles(self, now: float) -> None:
+        for key in sorted(self.doubles):
+            record = self.queue.records.get(key)
+            living = record.living() if record is not None else []
+            if record is None or len(living) < 2:
+                self.doubles.discard(key)
+                continue
+            first = living[0]
+            if self._is_alive(record, first, now):
+                for run_key in living[1:]:
+                    if self._is_time_to_ask(run_key, now):
+                        self._stop(record, run_key, first)
+
+    def _is_alive(self, record: Record, run_key: str, now: float) -> bool:
+        if record.runs[run_key].worker == self.mesh.writer:
+            return run_key in self.hands.mine and run_key not in self.hands.killed
+        if now - self.alive_at.get(run_key, now - ANSWER_S) < ANSWER_S:
+            return True
+        if self._is_time_to_ask(run_key, now):
+            self._tell(record.runs[run_key].worker, "ALIVE", {"run": run_key})
+        return False
+
+    def _is_time_to_ask(self, run_key: str, now: float) -> bool:
+        if now - self.asked_at.get(run_key, now - ASK_S) < ASK_S:
+            return False
+        self.asked_at[run_key] = now
+        return True
+
+    def on_alive(self, run_key: str, is_alive: bool, now: float) -> None:
+        """Take a worker's answer."""
+        if is_alive:
+            self.alive_at[run_key] = now
+        for times in (self.alive_at, self.asked_at):
+            for old in [key for key, at in times.items() if now - at > FORGET_S]:
+                del times[old]
+
+    def _stop(self, record: Record, run_key: str, smaller: str) -> None:
+        worker = record.runs[run_key].worker
+        if worker == self.mesh.writer:
+            self.hands.stop_duplicate(run_key)
+        else:
+            self._tell(worker, "STOP", {"run": run_key, "smaller": smaller})
+
+    def _tell(self, writer: str, kind: str, fields: Facts) -> None:
+        for member in self.mesh.others():
+            if member.writer == writer:
+                self.route(member.node_id, kind, fields)
+
+    # --- granting -----------------------------------------------------------------
+
+    def _match(self, now: float) -> None:
+        left = GRANTS_A_TURN
+        workers = [w for w in self.matcher.workers.values() if not w.is_full()]
+        while workers and left > 0:
+            workers.sort(key=lambda w: (w.used()[0] - w.cores, w.name))
+            still = []
+            for worker in workers:
+                record = self.matcher.pick(worker, now)
+                if record is not None:
+                    self._grant(record, worker)
+                    left -= 1
+                    still.append(worker)
+            workers = still
+
+    def _grant(self, record: Record, worker: Worker) -> None:
+        self._grants += 1
+        number = (record.next_attempt(), self.mesh.claim(), self.mesh.writer)
+        run_key = "%d.%d.%s.%d" % (*number, self._grants)
+        detail = {"node": worker.name}
+        run = Run(worker.writer, worker.session, 0, Phase.GRANTED, detail)
+        self.queue.grant(record.key, run_key, run)
+
+
+def is_own_grant(run_key: str, writer: str) -> bool:
+    """Say whether a run was granted by this process."""
+    return run_order(run_key)[2] == writer

@@ -1,0 +1,257 @@
+"""When something may be acknowledged: this disk, and another comrade's.
+
+Reason for this file beside node.py: D10 is one rule, and the only one that users bet
+their work on; it should be readable in one place.
+
+Rules. Pure (D6). Decides what is written when and what is acknowledged when; nothing
+else may emit Persist or Acked.
+
+How it works. The disk is a peer: `dirty` is the set of keys it doesn't have as they are. A record is made into bytes when it is written, so bursts coalesce; a disk that
+fails keeps its set and is tried again. What a user waits for is a `Pledge`: it is
+acknowledged when the records are fsynced here *and* on one other comrade (the first to
+answer); or here alone, when nobody answers within PATIENCE_S of the last progress or
+nobody is there. If this disk can't, two others must (or the only one there is).
+
+Invariants.
+D1, D10  Acked without error is only emitted as said above.
+An add that can't be acknowledged is gone again, or marked deleted wherever it got to.
+"""
+
+from itertools import islice
+from typing import Callable, Dict, Iterable, List, Optional, Set
+
+from effects import Acked, Effect, Log, Persist, Written
+from matching import Matcher
+from mesh import Mesh
+from record import canonical, encode
+from replica import Replica
+from taskqueue import Queue
+
+PATIENCE_S = 2.0  # for another comrade's disk, from the last progress
+DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
+ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
+COPIES_WITHOUT_DISK = 2  # other comrades that must have it if this disk fails
+ONLY_HERE = (
+    "it is kept on this node only so far; no other comrade %s; it is copied as soon as "
+    "one does"
+)
+
+
+class Pledge:
+    """Something to be acknowledged once it is durable."""
+
+    def __init__(self, ticket: int, keys: List[str], now: float) -> None:
+        self.ticket = ticket
+        self.keys = keys
+        self.new: List[str] = []  # tasks that are gone again if it can't be kept
+        self.is_here: Optional[bool] = None  # None: the disk hasn't answered
+        self.error = ""
+        self.deadline = now + PATIENCE_S
+        self.after: Dict[str, int] = {}  # peer -> frames sent before; they don't count
+        self.left: Dict[str, Set[str]] = {}  # peer -> keys that it hasn't confirmed
+        self.copies: Set[str] = set()  # peers that have all
+        self.is_told = False  # some peer was sent it
+
+    def confirm(self, peer: str, keys: Iterable[str], now: float) -> None:
+        """Note that a peer has some of the records on its disk."""
+        left = self.left.setdefault(peer, set(self.keys))
+        before = len(left)
+        left.difference_update(keys)
+        if len(left) < before:
+            self.deadline = now + PATIENCE_S
+        if not left:
+            self.copies.add(peer)
+
+
+class Durable:
+    """The disk of one comrade, and what waits to be durable."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        matcher: Matcher,
+        mesh: Mesh,
+        replica: Replica,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self.queue = queue
+        self.matcher = matcher
+        self.mesh = mesh
+        self.replica = replica
+        self.emit = emit
+        self.dirty: Dict[str, None] = {}  # an ordered set
+        self.error = ""
+        self.pledges: Dict[int, Pledge] = {}
+        self._seq = 0
+        self._then: Dict[int, Callable[[str], None]] = {}
+        self._is_flushing = False
+        self._retry_at: Optional[float] = None
+
+    # --- the disk -----------------------------------------------------------------
+
+    def persist(
+        self,
+        keys: Iterable[str],
+        then: Callable[[str], None],
+        group: int = 0,
+        close: int = 0,
+        abort: int = 0,
+    ) -> None:
+        """Write records as one transaction; `then` gets an error or ''."""
+        keys = list(keys)
+        rows = [(key, self._row(key)) for key in keys]
+        self._seq += 1
+        self._clean(keys)
+        meta = {"term": b"%d" % self.mesh.term}
+        self.emit(Persist(self._seq, rows, meta, group, close, abort))
+
+        def written(error: str) -> None:
+            if error and not group:
+                self.dirty.update(dict.fromkeys(keys))
+            then(error)
+
+        self._then[self._seq] = written
+
+    def _clean(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.dirty.pop(key, None)
+
+    def _row(self, key: str) -> Optional[bytes]:
+        record = self.queue.records.get(key)
+        return canonical(encode(record)) if record is not None else None
+
+    def on_written(self, message: Written, now: float) -> None:
+        """Take the store's answer."""
+        self._then.pop(message.seq)(message.error)
+        if message.error:
+            self._retry_at = now + DISK_RETRY_S
+        if message.error != self.error:
+            self.error = message.error
+            self.emit(Log(message.error or "the disk works again"))
+
+    def flush(self, now: float) -> None:
+        """Hand what changed to the disk, one batch at a time; settle pledges."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+        if self.dirty and not self._is_flushing and self._retry_at is None:
+            blocked = self.matcher.blocked
+            free = (key for key in self.dirty if key not in blocked)
+            keys = list(islice(free, ROWS_A_WRITE))
+            if keys:
+                self._is_flushing = True
+                self.persist(keys, self._on_flushed)
+        for pledge in list(self.pledges.values()):
+            self._settle(pledge, now)
+
+    def _on_flushed(self, error: str) -> None:
+        self._is_flushing = False
+
+    def is_clean(self) -> bool:
+        """Say whether the disk has everything."""
+        return not (self.dirty or self._then)
+
+    def deadline(self, now: float) -> Optional[float]:
+        """Give the time when something is due; what is late waits for an answer."""
+        times = [p.deadline for p in self.pledges.values() if p.deadline > now]
+        if self._retry_at is not None:
+            times.append(self._retry_at)
+        return min(times, default=None)
+
+    # --- pledges ------------------------------------------------------------------
+
+    def pledge(
+        self, ticket: int, keys: List[str], new: List[str], now: float, group: int = 0
+    ) -> None:
+        """Acknowledge a ticket once its records are durable as D10 says."""
+        pledge = self.pledges[ticket] = Pledge(ticket, keys, now)
+        pledge.new = new
+        pledge.is_told = bool(self.replica.boxes)
+        self.replica.wanted.update(keys)
+        for peer, box in self.replica.boxes.items():
+            pledge.after[peer] = box.number
+        self.replica.send_again(keys)
+        staged = set(new) if group else ()
+        rows = [key for key in keys if key not in staged]
+        self.persist(
+            rows, lambda error: self._on_here(pledge, error), group, close=group
+        )
+
+    def on_link(self, peer: str) -> None:
+        """A new link: its frames count anew, and it is asked for what is pledged."""
+        for pledge in self.pledges.values():
+            pledge.after[peer] = 0
+            pledge.is_told = True
+            self.replica.send_again(pledge.keys, peer)
+
+    def spoil(self, ticket: int, error: str) -> None:
+        """Know that part of a sliced add didn't reach the disk."""
+        pledge = self.pledges.get(ticket)
+        if pledge is not None:
+            pledge.error = pledge.error or error
+
+    def _on_here(self, pledge: Pledge, error: str) -> None:
+        pledge.error = pledge.error or error
+        pledge.is_here = not pledge.error
+        if pledge.is_here:
+            for key in pledge.new:
+                self.matcher.unblock(key)
+        else:  # Others may keep it; then it is for this disk too, when that works.
+            self.dirty.update(dict.fromkeys(pledge.keys))
+
+    def on_stored(self, peer: str, n: int, keys: List[str], now: float) -> None:
+        """A peer has the records of frame n on its disk."""
+        for pledge in self.pledges.values():
+            if n > pledge.after.get(peer, 0):
+                pledge.confirm(peer, keys, now)
+
+    def _settle(self, pledge: Pledge, now: float) -> None:
+        peers = len(self.mesh.links)
+        is_late = now >= pledge.deadline
+        if pledge.is_here:
+            if pledge.copies or not peers:
+                self._end(pledge, "", "" if pledge.copies else self._alone())
+            elif is_late:
+                self._end(pledge, "", ONLY_HERE % "confirmed it in time")
+            return
+        enough = max(1, min(COPIES_WITHOUT_DISK, peers))
+        if len(pledge.copies) >= enough and (is_late or pledge.is_here is False):
+            note = pledge.error or "this disk doesn't answer"
+            self._end(pledge, "", "kept by other comrades, not on this disk: " + note)
+        elif pledge.is_here is False and (is_late or not peers):
+            self._fail(pledge)
+
+    def _alone(self) -> str:
+        """Say that known members are away; one who knows no other says nothing."""
+        return ONLY_HERE % "is reachable" if self.mesh.left_at else ""
+
+    def _fail(self, pledge: Pledge) -> None:
+        error = pledge.error
+        others = [p for p in self.pledges.values() if p is not pledge]
+        taken = {key for other in others for key in other.keys}
+        keys = [key for key in pledge.new if key not in taken]
+        if pledge.is_told:
+            self.matcher.blocked.difference_update(keys)
+            for key in keys:
+                if key in self.queue.records:
+                    self.queue.delete(key)
+            if pledge.new:
+                error += "; it is deleted again, but may still run where it got to"
+        else:
+            self.forget(keys)
+        self._end(pledge, error, "")
+
+    def forget(self, keys: List[str]) -> None:
+        """Drop tasks that nobody was told of."""
+        self.matcher.blocked.difference_update(keys)
+        self.queue.forget([key for key in keys if key in self.queue.records])
+        self._clean(keys)
+
+    def _end(self, pledge: Pledge, error: str, note: str) -> None:
+        del self.pledges[pledge.ticket]
+        self.replica.wanted.difference_update(pledge.keys)
+        for other in self.pledges.values():
+            self.replica.wanted.update(other.keys)
+        if not error:
+            for key in pledge.new:
+                self.matcher.unblock(key)
+        self.emit(Acked(pledge.ticket, pledge.keys, error, note))

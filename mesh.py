@@ -1,0 +1,475 @@
+"""Who is there, who hears whom, who coordinates, who is gone.
+
+Reason for this file beside node.py: membership and failure detection are a concern of
+their own, with rules that must be read in one place.
+
+Rules. Pure (D6). Knows links, members and their claims; nothing of tasks. Frames leave
+through `send(peer, kind, fields)`, which the node turns into effects.
+
+How it works. A *link* is an authenticated connection to a peer. Each second it carries
+a heartbeat with a number and the last number heard, so an end knows when it is heard.
+A link is *two-way* while both hold and its first part is exchanged (replica.py). Each
+comrade gossips its *facts* (MEMBER, flooded, the newest of each node kept), among them
+the list of its two-way links. The *component* is who can be reached over links that
+both ends list; gossip makes it the same for all in it.
+
+    coordinator = the claimant, if any has claimed (taken a term with its first grant):
+                  the one with the most members before they met, then the lowest id;
+                  else the lowest id that is ready (has reconciled once); else the lowest
+
+Views differ while gossip is under way, so to be the coordinator isn't enough: each
+gossips whom it *follows*, and a coordinator grants only while all of its component
+follow it. Facts go over a link behind the records with living runs (`gossip`), and who
+follows another has stopped granting; so when all follow me I know every grant of each of
+them. Joining, taking over and healing need no other barrier, and no time-out: a member
+that says nothing drops out of the component.
+
+Invariants.
+D2  Of two members of one component, at most one may grant at any moment, and it knows
+    all that the others granted.
+D3  One coordinator a component, once gossip has settled; a loser drops its claim.
+D4  Times decide how soon something is noticed, never what is true.
+D12 A worker is gone: at once when it said BYE stopping; GONE_EOF_S after its death (its
+    end closed and a redial was refused, or another process answered); else
+    GONE_SILENT_S after it dropped out of the component. Never while it is in it.
+"""
+
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+
+HEARTBEAT_S = 1.0
+# Not two-way: without a valid frame for this long. A heartbeat's pause, a stop that is
+# none yet (PAUSE_S) and a slow frame must fit in: else two deaths look like a partition.
+SUSPECT_S = 4.0
+DEAD_S = 5.0  # the link is closed; also not two-way: unheard by the peer for this long
+PAUSE_S = 2.5  # a loop gap this long means that this process itself was stopped
+FREEZE_S = 3.0  # granting waits for a new link's first part this long at most
+FLAP_S = 60.0  # a link that failed less than this ago ...
+FLAP_HOLD_S = 2.0  # ... must hold this long before it counts
+GONE_EOF_S = 1.2  # D13's watcher needs 1 s to take the tasks of a killed node down
+REDIAL_MOST_S = 2.0  # a redial refused this soon after EOF: dead since EOF
+GONE_SILENT_S = 15.0  # after dropping out (4 s): 20 s in all, with gossip
+BUSY_DIFFERS = 1 / 16  # of a heartbeat, that roots differ while the queue changes
+MISSING_S = 3600.0  # a lost member is listed, and counted as missing, this long
+FACTS_MAX = 200  # members known at once; a handful is what this is for
+DEAD_TOLD = 20  # dead writers that are gossiped
+TERM_MAX = 1 << 50
+NUMBER_MAX = 1 << 53  # JSON numbers stay exact up to here
+
+Facts = Dict[str, Any]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 300
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_claim(value: Any) -> bool:
+    if value is None:
+        return True
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(_is_number(n) for n in value) and value[0] <= TERM_MAX
+
+
+# The fields of MEMBER, and what each must be. More may come: kept and passed on (D9).
+FACTS: Dict[str, Callable[[Any], bool]] = {
+    "id": _is_text,
+    "writer": _is_text,
+    "starts": _is_number,
+    "seq": _is_number,
+    # the mesh's own
+    "links": _are_texts,
+    "claim": _is_claim,
+    "follows": _is_text,
+    "term": lambda value: _is_number(value) and value <= TERM_MAX,
+    "ready": _is_flag,
+    "stopping": _is_flag,
+    "dead": _are_texts,
+    # what the node offers
+    "name": _is_text,
+    "address": _is_text,
+    "role": _is_text,
+    "cores": _is_number,
+    "memory": _is_number,
+    "free_memory": lambda value: value is None or _is_number(value),
+    "free_disk": _is_number,
+    "holds": _are_texts,
+    "tags": _are_texts,
+    "draining": _is_flag,
+}
+
+
+def check_facts(facts: Facts) -> None:
+    """Raise ValueError unless facts are what MEMBER may hold (D9)."""
+    for field, is_right in FACTS.items():
+        if not is_right(facts.get(field, ...)):
+            raise ValueError("%s of MEMBER is %.40r" % (field, facts.get(field)))
+
+
+class Member(NamedTuple):
+    """A node as it describes itself; `links` are node ids, claim is [term, size]."""
+
+    node_id: str
+    writer: str
+    starts: int
+    seq: int
+    facts: Facts
+
+    @property
+    def age(self) -> Tuple[int, str, int]:
+        """What tells newer facts from older ones."""
+        return (self.starts, self.writer, self.seq)
+
+
+class Link:
+    """An authenticated connection, as the core sees it."""
+
+    def __init__(self, peer: str, writer: str, now: float) -> None:
+        self.peer = peer
+        self.writer = writer
+        self.up_at = self.heard_at = now
+        self.sent = 0  # heartbeats
+        self.sent_at: Dict[int, float] = {}  # the last few
+        self.heard = 0  # the number of their last heartbeat
+        self.echoed_at = now  # when the last of ours that they heard was sent
+        self.hold_until = now  # a link that flaps must hold this long
+        self.gave_first = False
+        self.got_first = False
+        self.root_differs = 0.0  # heartbeats in a row
+        self.version = 0  # of the queue at the last of them
+        self.news: Dict[str, None] = {}  # members whose facts are to be sent
+
+    def is_settled(self) -> bool:
+        """Say whether both sides have merged the first part of the other."""
+        return self.gave_first and self.got_first
+
+    def is_two_way(self, now: float) -> bool:
+        """Say whether it counts as a link of the component."""
+        return self.is_settled() and self.hold_until <= now < self.doubtful_at()
+
+    def doubtful_at(self) -> float:
+        """Give the time when it stops being two-way, if nothing comes."""
+        return min(self.heard_at + SUSPECT_S, self.echoed_at + DEAD_S)
+
+
+class Mesh:
+    """The membership of one comrade."""
+
+    def __init__(
+        self,
+        node_id: str,
+        writer: str,
+        starts: int,
+        send: Callable[[str, str, Facts], None],
+    ) -> None:
+        self.node_id = node_id
+        self.writer = writer
+        self.starts = starts
+        self.send = send
+        self.links: Dict[str, Link] = {}
+        self.members: Dict[str, Member] = {}
+        self.facts: Facts = {"links": [], "claim": None, "ready": False, "dead": []}
+        self.facts.update(follows=node_id, term=0, stopping=False)
+        self.component: Set[str] = {node_id}
+        self.left_at: Dict[str, float] = {}  # node -> when it dropped out
+        self.failed_at: Dict[str, float] = {}  # peer -> when its link failed last
+        self.dead_at: Dict[str, float] = {}  # writer -> when it died
+        self.missed_at: Dict[str, float] = {}  # writer of a run -> first not found
+        self.closed: Dict[str, Tuple[str, float]] = {}  # peer -> writer, time of EOF
+        self.term = 0  # the highest known
+        self.seq = 0
+        self._due = 0.0  # the next heartbeat
+        self._refresh_at: Optional[float] = None  # when a link changes with time
+        self._seen = 0.0
+
+    # --- what happens -------------------------------------------------------------
+
+    def on_link(self, peer: str, writer: str, now: float) -> Link:
+        """Take a new link; what was known of an older process of the peer is over."""
+        link = self.links[peer] = Link(peer, writer, now)
+        if now - self.failed_at.get(peer, -FLAP_S) < FLAP_S:
+            link.hold_until = now + FLAP_HOLD_S
+        known = self.members.get(peer)
+        if known is not None and known.writer != writer:
+            self.note_dead(known.writer, now)
+        closed, _ = self.closed.pop(peer, (writer, now))
+        if closed != writer:
+            self.note_dead(closed, now)
+        if self.dead_at.pop(writer, None) is not None:
+            self._tell_dead()
+        link.news = dict.fromkeys(sorted([*self.members, self.node_id]))
+        self._due = now
+        return link
+
+    def on_link_lost(self, peer: str, why: str, now: float) -> None:
+        """A link is gone: `stopping` and `closing` were said, the rest were not."""
+        link = self.links.pop(peer, None)
+        if link is None:
+            return
+        if why == "stopping":
+            self.note_dead(link.writer, now - GONE_EOF_S)
+        elif why != "closing":
+            self.failed_at[peer] = now
+            if why == "eof":
+                self.closed[peer] = (link.writer, now)
+        self.refresh(now)
+
+    def on_refused(self, peer: str, now: float) -> None:
+        """A redial was refused: whose link had closed with EOF is dead."""
+        writer, at = self.closed.pop(peer, ("", now))
+        if writer:
+            self.note_dead(writer, at if now - at <= REDIAL_MOST_S else now)
+
+    def note_dead(self, writer: str, at: float) -> None:
+        """Know that a process is dead, and tell the others."""
+        if writer not in self.dead_at and writer != self.writer:
+            self.dead_at[writer] = at
+            if len(self.dead_at) > FACTS_MAX:
+                del self.dead_at[next(iter(self.dead_at))]
+            self._tell_dead()
+
+    def _tell_dead(self) -> None:
+        self.tell(dead=sorted(list(self.dead_at)[-DEAD_TOLD:]))
+
+    def on_heartbeat(self, link: Link, fields: Facts, root: str, version: int) -> None:
+        """Take a heartbeat: their number, the last of ours that they heard, their root.
+
+        While our queue changes roots differ anyway; that counts for little.
+        """
+        link.heard = fields["n"]
+        link.echoed_at = link.sent_at.get(fields["heard"], link.echoed_at)
+        is_resting, link.version = link.version == version, version
+        if fields["root"] == root:
+            link.root_differs = 0.0
+        else:
+            link.root_differs += 1 if is_resting else BUSY_DIFFERS
+
+    def on_member(self, source: str, facts: Facts, now: float) -> bool:
+        """Take a node's facts; pass them on and say so if they are news."""
+        check_facts(facts)
+        member = Member(
+            facts["id"], facts["writer"], facts["starts"], facts["seq"], facts
+        )
+        known = self.members.get(member.node_id)
+        if member.node_id == self.node_id or (known and known.age >= member.age):
+            return False
+        if known is None and len(self.members) >= FACTS_MAX:
+            return False
+        if known is not None and known.writer != member.writer:
+            self.note_dead(known.writer, now)
+        self.members[member.node_id] = member
+        for peer, link in self.links.items():
+            if peer != source:
+                link.news[member.node_id] = None
+        for writer in facts["dead"]:
+            self.note_dead(writer, now)
+        self.term = max(self.term, facts["term"])
+        self.refresh(now)
+        return True
+
+    def tell(self, **facts: Any) -> None:
+        """Change facts of this node; what is new is gossiped."""
+        if any(self.facts.get(name) != value for name, value in facts.items()):
+            self.facts = dict(self.facts, **facts)
+            self.seq += 1
+            for link in self.links.values():
+                link.news[self.node_id] = None
+
+    # --- time ---------------------------------------------------------------------
+
+    def notice_pause(self, now: float) -> bool:
+        """Say whether this process was stopped since it was here last.
+
+        To be asked before anything is done: what came in meanwhile is out of date.
+        """
+        gap, self._seen = now - self._seen, now
+        return bool(self.links) and gap > PAUSE_S  # linked, it is here each second
+
+    def tick(self, now: float, root: str) -> None:
+        """Send heartbeats when due, watch the links."""
+        is_due = self.links and now >= self._due
+        if is_due:
+            self._due = now + HEARTBEAT_S
+            for link in self.links.values():
+                self._beat(link, root, now)
+        if is_due or (self._refresh_at is not None and now >= self._refresh_at):
+            self.refresh(now)
+
+    def _beat(self, link: Link, root: str, now: float) -> None:
+        link.sent += 1
+        link.sent_at[link.sent] = now
+        link.sent_at.pop(link.sent - 8, None)
+        self.send(
+            link.peer, "HEARTBEAT", {"n": link.sent, "heard": link.heard, "root": root}
+        )
+
+    def deadline(self) -> Optional[float]:
+        """Give the time of the next heartbeat, or when a link or member times out."""
+        if not self.links:
+            return self._refresh_at
+        return min(self._due, self._refresh_at or self._due)
+
+    def dead_links(self, now: float) -> List[str]:
+        """Give the peers that were silent for too long."""
+        return [p for p, link in self.links.items() if now - link.heard_at >= DEAD_S]
+
+    def gossip(self, may_send: Callable[[str], bool]) -> None:
+        """Send news of members on each link that has nothing more urgent to send."""
+        for peer, link in sorted(self.links.items()):
+            if link.news and may_send(peer):
+                news, link.news = link.news, {}
+                for node_id in sorted(news):
+                    self._tell_of(node_id, peer)
+
+    def _tell_of(self, node_id: str, peer: str) -> None:
+        if node_id == self.node_id:
+            me = {"id": node_id, "writer": self.writer}
+            facts = dict(self.facts, starts=self.starts, seq=self.seq, **me)
+            self.send(peer, "MEMBER", facts)
+        elif node_id in self.members and node_id != peer:
+            self.send(peer, "MEMBER", self.members[node_id].facts)
+
+    # --- the component ------------------------------------------------------------
+
+    def refresh(self, now: float) -> None:
+        """Find out anew whom we hear, who is in the component, whom we follow."""
+        mine = sorted(p for p, link in self.links.items() if link.is_two_way(now))
+        self.tell(links=mine)
+        self.component = self._reachable()
+        for node_id in [*self.members, *self.left_at]:
+            if node_id in self.component:
+                self.left_at.pop(node_id, None)
+            else:
+                self.left_at.setdefault(node_id, now)
+        for node_id, left in list(self.left_at.items()):
+            if now - left >= MISSING_S:
+                del self.left_at[node_id]
+                self.members.pop(node_id, None)
+        self._follow()
+        self._refresh_at = self._next_change(now)
+
+    def _follow(self) -> None:
+        first, claim = self.coordinator(), self.facts["claim"]
+        if claim and first != self.node_id:
+            claim = None
+        elif claim and len(self.claims()) == 1:
+            claim = [claim[0], len(self.component)]
+        self.tell(follows=first, claim=claim, term=self.term)
+
+    def _next_change(self, now: float) -> Optional[float]:
+        times = [left + MISSING_S for left in self.left_at.values()]
+        for link in self.links.values():
+            times += [link.hold_until, link.doubtful_at(), link.heard_at + DEAD_S]
+        return min((t for t in times if t > now), default=None)
+
+    def _reachable(self) -> Set[str]:
+        found, edge = {self.node_id}, [self.node_id]
+        while edge:
+            one = edge.pop()
+            for other in self._links_of(one):
+                if other not in found and one in self._links_of(other):
+                    found.add(other)
+                    edge.append(other)
+        return found
+
+    def _links_of(self, node_id: str) -> List[str]:
+        if node_id == self.node_id:
+            return list(self.facts["links"])
+        member = self.members.get(node_id)
+        return list(member.facts["links"]) if member is not None else []
+
+    def hop(self, target: str) -> Optional[str]:
+        """Give the peer over which a member of the component is reached."""
+        seen: Set[str] = {self.node_id}
+        edge: List[Tuple[str, str]] = [(p, p) for p in self.facts["links"]]
+        while edge:
+            first, one = edge.pop(0)
+            if one == target:
+                return first
+            if one not in seen:
+                seen.add(one)
+                edge.extend((first, other) for other in self._links_of(one))
+        return target if target in self.links else None
+
+    def others(self) -> List[Member]:
+        """Give the other members of the component."""
+        ids = sorted(self.component - {self.node_id})
+        return [self.members[i] for i in ids if i in self.members]
+
+    def missing(self, now: float) -> Set[str]:
+        """Give the members lost less than an hour ago."""
+        return {i for i, left in self.left_at.items() if now - left < MISSING_S}
+
+    # --- coordinating -------------------------------------------------------------
+
+    def claims(self) -> Dict[str, List[int]]:
+        """Give the claims to coordinate in this component."""
+        claims = {m.node_id: m.facts["claim"] for m in self.others()}
+        claims[self.node_id] = self.facts["claim"]
+        return {node_id: claim for node_id, claim in claims.items() if claim}
+
+    def coordinator(self) -> str:
+        """Give the node that grants in this component."""
+        claims = self.claims()
+        if claims:
+            return min(claims, key=lambda i: (-claims[i][1], i))
+        facts = {m.node_id: m.facts for m in self.others()}
+        facts[self.node_id] = self.facts
+        stay = [i for i in facts if not facts[i]["stopping"]] or list(facts)
+        return min([i for i in stay if facts[i]["ready"]] or stay)
+
+    def may_grant(self, now: float) -> bool:
+        """Say whether this node grants for its component now."""
+        return (
+            self.coordinator() == self.node_id
+            and all(m.facts["follows"] == self.node_id for m in self.others())
+            and not self.is_frozen(now)
+        )
+
+    def claim(self) -> int:
+        """Take a term for granting; one above all known unless we hold it already."""
+        claim = self.facts["claim"]
+        if not claim or claim[0] < self.term:
+            self.term = min(self.term + 1, TERM_MAX)
+            self.tell(claim=[self.term, len(self.component)], term=self.term)
+        return self.term
+
+    def is_frozen(self, now: float) -> bool:
+        """Say whether a new link's first part is awaited, so nothing may be granted.
+
+        Until the peer is in the component: settled alone isn't enough, its facts, and
+        with them whom it follows, come a moment later.
+        """
+        return any(
+            now - link.up_at < FREEZE_S
+            and not (link.is_settled() and link.peer in self.component)
+            for link in self.links.values()
+        )
+
+    # --- who is gone --------------------------------------------------------------
+
+    def writers(self) -> Set[str]:
+        """Give the writers of the component's comrades."""
+        return {self.writer, *(member.writer for member in self.others())}
+
+    def gone_at(
+        self, writer: str, present: Iterable[str], now: float
+    ) -> Optional[float]:
+        """Give the time when what this writer ran may be called lost (D12), if ever."""
+        if writer in present:
+            self.missed_at.pop(writer, None)
+            return None
+        dead = self.dead_at.get(writer)
+        if dead is not None:
+            return dead + GONE_EOF_S
+        return self.missed_at.setdefault(writer, now) + GONE_SILENT_S

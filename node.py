@@ -1,0 +1,434 @@
+"""The core of a comrade: what it decides, as effects for others to carry out.
+
+Rules. Pure (D6): two verbs, `step(message, now)` and `tick(now)`, both lead to a list
+of effects; no I/O, no clock, no randomness, nothing blocks. The simulator and comrade.py
+run this very class. `now` is CLOCK_BOOTTIME in seconds (D4); wall-clock times only pass
+through, for display.
+This file ties the parts together; each has one concern:
+
+    taskqueue, record   all tasks, and how copies become one
+    matching            which task fits which worker
+    mesh                who is there, who coordinates, who is gone
+    replica             what each peer doesn't have yet
+    durable             when something may be acknowledged
+    hands               what this process itself runs
+    room                what this machine offers, and when a grant to it may start
+    coordinator         what one comrade of a component decides for all
+    peers               links and frames
+    roster              the members in words
+
+How it works. Every message is handled by the method that DISPATCH names. Then `_turn`
+does what is due, in an order that matters: the coordinator decides, this node's own runs
+are started and stopped, records leave (those with living runs first), then news of
+members, last the disk. A change of a record, whatever caused it, goes through
+`_on_change`, which tells every part.
+
+Invariants. Those of the parts. A message that comes after this process was stopped
+(SIGSTOP) finds a node that has let go of all its links first.
+"""
+
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+
+from coordinator import Coordinator
+from durable import Durable
+from effects import (
+    Abandon,
+    Acked,
+    Add,
+    Delete,
+    DialRefused,
+    Drain,
+    Effect,
+    Facts,
+    FileHere,
+    Frame,
+    Identity,
+    LinkLost,
+    LinkUp,
+    Message,
+    NewTask,
+    Refresh,
+    RunEnded,
+    RunRefused,
+    RunStarted,
+    Send,
+    Stop,
+    Stopped,
+    Sync,
+    Tags,
+    Written,
+)
+from hands import Hands
+from matching import Matcher
+from mesh import Mesh
+from peers import Peers
+from record import Record, State, named_key, run_order
+from replica import Replica
+from room import Room
+from roster import Roster
+from taskqueue import Queue
+from waits import Search
+from workers import Why, Worker
+
+LOOK_S = 1.0  # with runs in the cluster, what they became is looked at this often
+BYE_WAIT_S = 0.5  # all is handed back and on disk: a slow peer gets it so long
+
+
+class Bulk:
+    """An add that comes in slices, until its last one."""
+
+    def __init__(self) -> None:
+        self.keys: List[str] = []
+        self.new: List[str] = []
+        self.error = ""
+
+
+class Node:
+    """One comrade's view of the cluster and its decisions."""
+
+    def __init__(
+        self, me: Identity, cores: int, memory: int, tags: Iterable[str], search: Search
+    ) -> None:
+        self.me = me
+        self.now = 0.0
+        self._effects: List[Effect] = []
+        self.queue = Queue(self._on_change)
+        self.matcher = Matcher(self.queue, search)
+        self.worker = Worker(me.writer, me.name, cores, memory)
+        self.matcher.attach(self.worker)
+        self.mesh = Mesh(me.node_id, me.writer, me.starts, self.send)
+        self.room = Room(me, self.worker, tags, self.mesh)
+        self.files, self.tags = self.room.files, self.room.tags
+        self.replica = Replica(self.queue, self.send, self.room.on_got, self._on_stored)
+        self.durable = Durable(
+            self.queue, self.matcher, self.mesh, self.replica, self.emit
+        )
+        self.hands = Hands(self.queue, me.writer, self.emit, self._may_start)
+        self.room.attach(self.matcher, self.replica, self.hands, self.emit)
+        self.coordinator = Coordinator(
+            self.queue, self.matcher, self.mesh, self.hands, self._route
+        )
+        self.peers = Peers(self)
+        self.roster = Roster(me, self.mesh, self.matcher)
+        self._tasks = 0  # counts keys (D8)
+        self._bulk: Dict[int, Bulk] = {}
+        self._is_sending = False
+        self._bye_at: Optional[float] = None
+        self._is_over = False
+
+    # --- the two verbs ------------------------------------------------------------
+
+    def step(self, message: Message, now: float) -> List[Effect]:
+        """Take one message; give what is to be done."""
+        self._wake(now)
+        DISPATCH[type(message)](self, message, now)
+        return self._turn(now)
+
+    def tick(self, now: float) -> Tuple[List[Effect], Optional[float]]:
+        """Do what is due; give it and the time of the next call, if any is needed."""
+        self._wake(now)
+        self.mesh.tick(now, "%x" % self.queue.root if self.mesh.links else "")
+        self.peers.close_silent(now)
+        effects = self._turn(now)
+        return effects, self._deadline(now)
+
+    def _wake(self, now: float) -> None:
+        self.now = now
+        if self.mesh.notice_pause(now):
+            self.peers.on_pause(now)
+
+    def _turn(self, now: float) -> List[Effect]:
+        self.matcher.waits.scan()
+        self.room.check(now)
+        if not self.hands.is_stopping:
+            self.coordinator.decide(now)
+        self.room.expire_copies(now)
+        self.hands.look_again()
+        self.queue.changed.clear()
+        self._is_sending = self.replica.flush()
+        self.mesh.gossip(self.replica.may_gossip)
+        self.durable.flush(now)
+        if self.hands.is_stopping:
+            self._end_stop(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _deadline(self, now: float) -> Optional[float]:
+        if self._is_sending or self.matcher.waits.is_scanning():
+            return now
+        coordinator = self.coordinator
+        times = [self.durable.deadline(now), self.mesh.deadline()]
+        times += [self.room.deadline(now), coordinator.next_gone, self._bye_at]
+        if coordinator.wait_for and now < coordinator.wait_until:
+            times.append(coordinator.wait_until)
+        if self.mesh.links and coordinator.living:
+            times.append(now + LOOK_S)
+        return min((t for t in times if t is not None), default=None)
+
+    def emit(self, effect: Effect) -> None:
+        """Give an effect with the others of this turn."""
+        self._effects.append(effect)
+
+    def send(self, peer: str, kind: str, fields: Dict[str, Any]) -> None:
+        """Send a frame with the effects of this turn."""
+        self._effects.append(Send(peer, kind, fields))
+
+    # --- start --------------------------------------------------------------------
+
+    def load(self, rows: Iterable[Any], term: int) -> None:
+        """Take the records that the disk had, in their wire form."""
+        for wire in rows:
+            self.queue.merge(wire)
+        self.queue.changed.clear()
+        self.durable.dirty.clear()
+        self.mesh.term = max(self.mesh.term, term)
+
+    def begin(self, former: Iterable[str], known: Iterable[str], now: float) -> None:
+        """Start work: what this node's former processes ran is lost, they are dead.
+
+        `known` are the ids of the members known before; they are waited for.
+        """
+        self.now = now
+        ours = set(former)
+        for run_key, (writer, key) in list(self.coordinator.living.items()):
+            if writer in ours:
+                self.queue.advance(key, run_key, "lose", {})
+        self.coordinator.begin(set(known), now)
+        self.mesh.tell(ready=not self.coordinator.wait_for)
+
+    # --- every change of a record -------------------------------------------------
+
+    def _on_change(
+        self, record: Record, old: Optional[State], new: Optional[State]
+    ) -> None:
+        self.matcher.on_change(record, old, new)
+        self.durable.dirty[record.key] = None
+        self.replica.touch(record, gone=new is None)
+        if record.runs:
+            self.hands.to_look.add(record.key)
+            self.coordinator.note(record, gone=new is None)
+            for run_key in record.runs:
+                self.mesh.term = max(self.mesh.term, run_order(run_key)[1])
+        if record.needs.files and new is not None:
+            self.room.want_files(record, self.peers.source)
+
+    # --- adding and deleting ------------------------------------------------------
+
+    def _on_add(self, message: Add, now: float) -> None:
+        bulk = self._bulk.setdefault(message.ticket, Bulk())
+        fresh = [self._add_one(task, bulk, message.wall) for task in message.tasks]
+        new = [key for key in fresh if key]
+        bulk.new.extend(new)
+        for key in new:
+            self.durable.dirty.pop(key, None)  # its own batch writes it
+        is_sliced = message.more or len(bulk.new) > len(new)
+        group = message.ticket if is_sliced else 0
+        if bulk.error:
+            self._abandon(message.ticket, bulk.error)
+        elif message.more:
+            self._stage(message.ticket, bulk, new)
+        else:
+            if group:
+                self._stage(message.ticket, bulk, new)
+            del self._bulk[message.ticket]
+            self.replica.release(bulk.new)
+            self.durable.pledge(message.ticket, bulk.keys, bulk.new, now, group)
+
+    def _add_one(self, task: NewTask, bulk: Bulk, wall: float) -> str:
+        """Add a task unless it is there already; give its key if it is new."""
+        key = self._key_for(task, bulk)
+        bulk.keys.append(key)
+        if bulk.error or key in self.queue.records:
+            return ""
+        self.files.update(file.digest for file in task.needs.files)
+        self.matcher.blocked.add(key)
+        self.replica.held.add(key)
+        self.queue.add(key, task.command, task.needs, self.me.name, wall, task.name)
+        return key
+
+    def _key_for(self, task: NewTask, bulk: Bulk) -> str:
+        if not task.name:
+            self._tasks += 1
+            return "%d-%s" % (self._tasks, self.me.writer)
+        key = named_key(task.name, task.command, task.needs)
+        others = self.queue.names.get(task.name, [])
+        if others and key not in others:
+            bulk.error = "ID is %s; it belongs to another task; choose another" % (
+                task.name
+            )
+        elif not others and self.queue.is_name_purged(task.name):
+            bulk.error = (
+                "ID is %s; it belonged to a task that is complete and purged; choose "
+                "another" % task.name
+            )
+        return key
+
+    def _stage(self, ticket: int, bulk: Bulk, keys: List[str]) -> None:
+        """Write a slice of an add, to come to life with its last."""
+
+        def written(error: str) -> None:
+            if error:
+                bulk.error = bulk.error or error
+                self.durable.spoil(ticket, error)  # The last one may be out already.
+
+        self.durable.persist(keys, written, ticket)
+
+    def _on_abandon(self, message: Abandon, now: float) -> None:
+        if message.ticket in self._bulk:
+            self._abandon(message.ticket, "it was abandoned")
+
+    def _abandon(self, ticket: int, error: str) -> None:
+        """Drop an add of which nobody was told yet."""
+        bulk = self._bulk.pop(ticket)
+        self.replica.held.difference_update(bulk.new)
+        self.durable.forget(bulk.new)
+        self.durable.persist([], lambda _: None, abort=ticket)
+        self.emit(Acked(ticket, [], error))
+
+    def _on_delete(self, message: Delete, now: float) -> None:
+        keys = [key for key in message.keys if key in self.queue.records]
+        for key in keys:
+            self.queue.delete(key)
+        if keys:
+            self.durable.pledge(message.ticket, keys, [], now)
+        else:
+            self.emit(Acked(message.ticket, [], ""))
+
+    def _on_sync(self, message: Sync, now: float) -> None:
+        keys = [key for key in self.durable.dirty if key not in self.matcher.blocked]
+        self.durable.persist(
+            keys, lambda error: self.emit(Acked(message.ticket, (), error))
+        )
+
+    def _on_written(self, message: Written, now: float) -> None:
+        self.durable.on_written(message, now)
+
+    def _on_stored(self, peer: str, n: int, keys: List[str]) -> None:
+        self.durable.on_stored(peer, n, keys, self.now)
+
+    # --- this node as a worker ----------------------------------------------------
+
+    def _may_start(self, record: Record, run_key: str) -> bool:
+        return self.room.may_start(record, run_key, self.now)
+
+    def _on_tags(self, message: Tags, now: float) -> None:
+        self.room.on_tags(message, now)
+
+    def _on_facts(self, message: Facts, now: float) -> None:
+        self.room.on_facts(message, now)
+
+    def _on_refresh(self, message: Refresh, now: float) -> None:
+        self.room.refresh()
+
+    def _on_drain(self, message: Drain, now: float) -> None:
+        if message.node in ("", self.me.node_id):
+            self.room.on_drain(message, now)
+        else:
+            self._route(message.node, "DRAIN", {"on": message.on})
+
+    def _on_run_started(self, message: RunStarted, now: float) -> None:
+        self.hands.on_started(message)
+
+    def _on_run_refused(self, message: RunRefused, now: float) -> None:
+        self.hands.on_refused(message)
+        self.room.look_again()
+
+    def _on_run_ended(self, message: RunEnded, now: float) -> None:
+        self.hands.on_ended(message)
+        if self.matcher.wanted:
+            self.room.look_again()  # It may have made what another waits for.
+
+    def _on_file_here(self, message: FileHere, now: float) -> None:
+        self.files.add(message.digest)
+        self.hands.look_at_held()
+        self.peers.on_file_here()
+
+    def _on_stop(self, message: Stop, now: float) -> None:
+        self.hands.stop()
+        self.worker.draining = True
+        self.mesh.tell(claim=None, draining=True, ready=False, stopping=True)
+        self.mesh.refresh(now)
+
+    def _end_stop(self, now: float) -> None:
+        """Say good-bye once all is handed back, on disk and sent."""
+        if self._is_over or self.hands.mine or not self.durable.is_clean():
+            return
+        if self._bye_at is None:
+            self._bye_at = now + BYE_WAIT_S
+        boxes = self.replica.boxes.values()
+        if all(box.is_empty() for box in boxes) or now >= self._bye_at:
+            self._is_over, self._bye_at = True, None
+            for peer in sorted(self.mesh.links):
+                self.send(peer, "BYE", {"why": "stopping"})
+            self.emit(Stopped())
+
+    # --- links --------------------------------------------------------------------
+
+    def _on_link_up(self, message: LinkUp, now: float) -> None:
+        self.peers.on_up(message.peer, message.writer, now)
+
+    def _on_link_lost(self, message: LinkLost, now: float) -> None:
+        self.peers.lose(message.peer, message.why, now)
+
+    def _on_dial_refused(self, message: DialRefused, now: float) -> None:
+        self.mesh.on_refused(message.peer, now)
+
+    def _on_frame(self, message: Frame, now: float) -> None:
+        self.peers.on_frame(message, now)
+
+    def _route(self, target: str, kind: str, fields: Dict[str, Any]) -> None:
+        self.peers.route(target, kind, fields)
+
+    # --- what the utilities ask ---------------------------------------------------
+
+    def why(self, record: Record, now: float) -> List[Why]:
+        """Give what a waiting task waits for, a line per condition and worker."""
+        return self.matcher.why(record, now)
+
+    def reason(self, record: Record, now: float) -> str:
+        """Say in a few words why a task waits, or how it ended."""
+        if record.state is State.WAITING:
+            if record.key in self.matcher.blocked:
+                return "is being written to disk"
+            unmet = [row for row in self.why(record, now) if not row.is_met]
+            return "; ".join("%s: %s" % (row.subject, row.text) for row in unmet[:2])
+        if record.given_up:
+            return record.given_up
+        run_key = record.telling_run()
+        if run_key is None:
+            return ""
+        return str(record.runs[run_key].detail.get("cause", ""))
+
+    def shown_name(self, facts: Dict[str, Any]) -> str:
+        """Give a node's name; name@address where nodes share one."""
+        return self.roster.shown_name(facts)
+
+    def find_nodes(self, text: str) -> List[str]:
+        """Give the ids of the nodes that a name, name@address or address means."""
+        return self.roster.find_nodes(text)
+
+    def members(self) -> List[Dict[str, Any]]:
+        """Give the nodes, as `leoronic_nodes --json` shows them."""
+        return self.roster.members()
+
+
+DISPATCH: Dict[type, Callable[..., None]] = {
+    Abandon: Node._on_abandon,
+    Add: Node._on_add,
+    Delete: Node._on_delete,
+    DialRefused: Node._on_dial_refused,
+    Drain: Node._on_drain,
+    Facts: Node._on_facts,
+    FileHere: Node._on_file_here,
+    Frame: Node._on_frame,
+    LinkLost: Node._on_link_lost,
+    LinkUp: Node._on_link_up,
+    Refresh: Node._on_refresh,
+    RunEnded: Node._on_run_ended,
+    RunRefused: Node._on_run_refused,
+    RunStarted: Node._on_run_started,
+    Stop: Node._on_stop,
+    Sync: Node._on_sync,
+    Tags: Node._on_tags,
+    Written: Node._on_written,
+}

@@ -1,0 +1,287 @@
+"""The links of a comrade: what comes over them, and what that means for its parts.
+
+Reason for this file beside node.py: the catalogue of frames is a table of its own, and
+its handlers are most of what a cluster adds to a lone node.
+
+Rules. Pure (D6). Only here are frames read. Each handler checks nothing that a part
+checks already; what raises ends the link (D9) and changes nothing else.
+
+How it works. FRAMES names the handler of each kind; ROUTED are those that also come in
+a ROUTE frame, over others, where no link leads to the target. A link begins (`on_up`)
+and ends (`lose`) for all parts at once.
+
+Invariants. An answer goes to the link that asked, never to its successor: frames are
+numbered anew on each, and STORED is what D10 counts on.
+"""
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, List, NamedTuple
+
+from effects import CloseLink, Drain, Frame, Log, WantOutput
+from hands import PAUSED
+from mesh import Link
+from record import Phase, Record, run_order
+from workers import Worker
+
+if TYPE_CHECKING:  # The node makes its Peers; only the hint looks back.
+    from node import Node
+
+ROOT_DIFFERS = 2  # heartbeats with another root before reconciling again
+ROUTE_HOPS = 8  # a routed frame goes no further
+SMALL_OUTPUT_BYTES = 65536  # outputs up to here are kept by every comrade
+
+Fields = Dict[str, Any]
+
+
+class Storing(NamedTuple):
+    """A frame whose records a peer wants on our disk: their files aren't here yet."""
+
+    link: Link
+    n: int
+    keys: List[str]
+    ok: bool
+
+
+class Peers:
+    """The half of a node that talks to other comrades."""
+
+    def __init__(self, node: "Node") -> None:
+        self.node = node
+        self.queue = node.queue
+        self.mesh = node.mesh
+        self.replica = node.replica
+        self.hands = node.hands
+        self.source = ""  # the peer whose records are being merged
+        self._storing: List[Storing] = []
+
+    # --- links --------------------------------------------------------------------
+
+    def on_up(self, peer: str, writer: str, now: float) -> None:
+        """Begin with a new link."""
+        if not self.mesh.links:
+            self.mesh.tell(ready=False)
+        self.mesh.on_link(peer, writer, now)
+        self.replica.on_link(peer)
+        self.node.durable.on_link(peer)
+        self.mesh.refresh(now)
+
+    def lose(self, peer: str, why: str, now: float) -> None:
+        """End with a link."""
+        self.replica.on_link_lost(peer)
+        self.mesh.on_link_lost(peer, why, now)
+        self.node.room.on_link_lost(peer)
+        if not self.mesh.links:
+            self.mesh.tell(ready=True)
+            self.mesh.refresh(now)
+        self.know_workers()
+
+    def close(self, peer: str, reason: str, why: str, now: float) -> None:
+        """End a link from here."""
+        self.node.emit(CloseLink(peer, reason))
+        self.lose(peer, why, now)
+
+    def close_silent(self, now: float) -> None:
+        """End the links over which nothing came for too long."""
+        for peer in self.mesh.dead_links(now):
+            self.close(peer, "silent", "silent", now)
+
+    def on_pause(self, now: float) -> None:
+        """This process was stopped: accuse nobody, step down, reconcile (DESIGN 7).
+
+        What the links still hold is as old as what is known here, so they begin anew.
+        """
+        self.node.emit(Log("this process was stopped for a while; it reconciles"))
+        self.mesh.tell(claim=None)
+        self.hands.give_back_held(PAUSED)
+        others = {member.node_id for member in self.mesh.others()}
+        self.node.coordinator.begin(others | set(self.mesh.links), now)
+        for peer in sorted(self.mesh.links):
+            self.node.send(peer, "BYE", {"why": "closing"})
+            self.close(peer, "paused", "closing", now)
+
+    def route(self, target: str, kind: str, fields: Fields) -> None:
+        """Send to a member, over others if there is no link to it."""
+        hop = self.mesh.hop(target)
+        if hop == target:
+            self.node.send(target, kind, fields)
+        elif hop is not None:
+            frame = {"kind": kind, "fields": fields, "to": target, "hops": ROUTE_HOPS}
+            self.node.send(hop, "ROUTE", dict(frame, origin=self.mesh.node_id))
+
+    def know_workers(self) -> None:
+        """Keep a Worker for each comrade of the component."""
+        matcher, own = self.node.matcher, self.mesh.writer
+        present = self.mesh.others()
+        writers = {own, *(member.writer for member in present)}
+        for writer in [w for w in matcher.workers if w not in writers]:
+            matcher.detach(writer)
+        for member in present:
+            facts = member.facts
+            worker = matcher.workers.get(member.writer)
+            if worker is None:
+                worker = Worker(member.writer, "", 0, 0)
+                matcher.attach(worker)
+            worker.name = self.node.shown_name(facts)
+            worker.cores, worker.memory = facts["cores"], facts["memory"]
+            worker.free_memory = facts["free_memory"]
+            worker.free_disk = facts["free_disk"]
+            worker.draining = facts["draining"]
+            matcher.facts(worker, frozenset(facts["holds"]))
+        self.node.worker.name = self.node.shown_name(self.mesh.facts)
+        claims = self.mesh.claims().values()
+        self.hands.term = max([self.hands.term, *(claim[0] for claim in claims)])
+
+    # --- frames -------------------------------------------------------------------
+
+    def on_frame(self, message: Frame, now: float) -> None:
+        """Take a frame; one that isn't what the catalogue says ends its link."""
+        link = self.mesh.links.get(message.peer)
+        if link is None:
+            return
+        link.heard_at = now
+        try:
+            FRAMES[message.kind](self, message.peer, message.fields, now)
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            # An authenticated peer that is mad, or of another version (D9).
+            self.node.emit(Log("%s of %s: %r" % (message.kind, message.peer, problem)))
+            self.close(message.peer, "bad frame", "broken", now)
+
+    def on_heartbeat(self, peer: str, fields: Fields, now: float) -> None:
+        link = self.mesh.links[peer]
+        root = "%x" % self.queue.root
+        self.mesh.on_heartbeat(link, fields, root, self.queue.version)
+        # One of the two ends asks, so that they don't ask each other at once.
+        if link.root_differs >= ROOT_DIFFERS and self.mesh.node_id < peer:
+            link.root_differs = 0.0
+            self.replica.compare_again(peer)
+
+    def on_member(self, peer: str, fields: Fields, now: float) -> None:
+        if self.mesh.on_member(peer, fields, now):
+            self.know_workers()
+
+    def on_records(self, peer: str, fields: Fields, now: float) -> None:
+        n = int(fields["n"])
+        self.source = peer
+        merged, is_whole = self.replica.on_records(peer, fields["r"])
+        self.source = ""
+        self.node.send(peer, "GOT", {"n": n})
+        for record in merged:
+            self._want_outputs(peer, record)
+        if fields["store"]:
+            keys = [record.key for record in merged]
+            self._store(Storing(self.mesh.links[peer], n, keys, is_whole))
+
+    def _store(self, storing: Storing) -> None:
+        """Tell a peer when records, and the files they need, are on this disk."""
+        found = (self.queue.records.get(key) for key in storing.keys)
+        if not all(self.node.room.has_files(r) for r in found if r is not None):
+            self._storing.append(storing)
+            return
+
+        def written(error: str) -> None:
+            if self.mesh.links.get(storing.link.peer) is storing.link:
+                ok = storing.ok and not error
+                self.node.send(storing.link.peer, "STORED", {"n": storing.n, "ok": ok})
+
+        self.node.durable.persist(storing.keys, written)
+
+    def on_file_here(self) -> None:
+        """A file came: what waited for it may be told."""
+        storing, self._storing = self._storing, []
+        for one in storing:
+            if self.mesh.links.get(one.link.peer) is one.link:
+                self._store(one)
+
+    def _want_outputs(self, peer: str, record: Record) -> None:
+        for run in record.runs.values():
+            if run.phase is Phase.ENDED and run.worker != self.mesh.writer:
+                for which in ("out", "err"):
+                    size, digest = run.detail.get(which, (0, ""))
+                    if 0 < size <= SMALL_OUTPUT_BYTES:
+                        self.node.emit(WantOutput(digest, size, peer))
+
+    def on_got(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_got(peer, fields["n"])
+
+    def on_stored(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_stored(peer, fields["n"], fields["ok"])
+
+    def on_purged(self, peer: str, fields: Fields, now: float) -> None:
+        for writer, intervals in fields["w"].items():
+            for low, high in intervals:
+                self.queue.cover(writer, low, high)
+
+    def on_tree(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_tree(peer, fields["t"], fields["ask"])
+
+    def on_leaf(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_leaf(peer, fields["k"])
+        self.node.send(peer, "GOT", {"n": fields["n"]})
+
+    def on_mark(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_mark(peer, fields["p"])
+        if fields["p"] == 1:
+            self.mesh.links[peer].got_first = True
+        self._on_marks(peer, now)
+
+    def on_marked(self, peer: str, fields: Fields, now: float) -> None:
+        self.replica.on_marked(peer, fields["p"])
+        if fields["p"] == 1:
+            self.mesh.links[peer].gave_first = True
+        self._on_marks(peer, now)
+
+    def _on_marks(self, peer: str, now: float) -> None:
+        if self.replica.is_reconciled(peer) and not self.hands.is_stopping:
+            self.mesh.tell(ready=True)
+        self.mesh.refresh(now)
+        self.know_workers()
+
+    def on_alive(self, peer: str, fields: Fields, now: float) -> None:
+        run_key = fields["run"]
+        yes = run_key in self.hands.mine and run_key not in self.hands.killed
+        origin = fields.get("origin", peer)
+        self.route(origin, "ALIVE_ANSWER", {"run": run_key, "yes": yes})
+
+    def on_alive_answer(self, peer: str, fields: Fields, now: float) -> None:
+        self.node.coordinator.on_alive(fields["run"], fields["yes"], now)
+
+    def on_stop(self, peer: str, fields: Fields, now: float) -> None:
+        if run_order(fields["smaller"]) < run_order(fields["run"]):
+            self.hands.stop_duplicate(fields["run"])
+
+    def on_drain(self, peer: str, fields: Fields, now: float) -> None:
+        self.node.room.on_drain(Drain(bool(fields["on"])), now)
+
+    def on_route(self, peer: str, fields: Fields, now: float) -> None:
+        if fields["to"] == self.mesh.node_id:
+            inner = dict(fields["fields"], origin=fields["origin"])
+            if fields["kind"] in ROUTED:
+                FRAMES[fields["kind"]](self, peer, inner, now)
+        elif fields["hops"] > 0:
+            hop = self.mesh.hop(fields["to"])
+            if hop is not None:
+                self.node.send(hop, "ROUTE", dict(fields, hops=fields["hops"] - 1))
+
+    def on_bye(self, peer: str, fields: Fields, now: float) -> None:
+        why = "stopping" if fields["why"] == "stopping" else "closing"
+        self.close(peer, why, why, now)
+
+
+FRAMES: Dict[str, Callable[[Peers, str, Fields, float], None]] = {
+    "ALIVE": Peers.on_alive,
+    "ALIVE_ANSWER": Peers.on_alive_answer,
+    "BYE": Peers.on_bye,
+    "DRAIN": Peers.on_drain,
+    "GOT": Peers.on_got,
+    "HEARTBEAT": Peers.on_heartbeat,
+    "LEAF": Peers.on_leaf,
+    "MARK": Peers.on_mark,
+    "MARKED": Peers.on_marked,
+    "MEMBER": Peers.on_member,
+    "PURGED": Peers.on_purged,
+    "RECORDS": Peers.on_records,
+    "ROUTE": Peers.on_route,
+    "STOP": Peers.on_stop,
+    "STORED": Peers.on_stored,
+    "TREE": Peers.on_tree,
+}
+ROUTED: FrozenSet[str] = frozenset(["ALIVE", "ALIVE_ANSWER", "DRAIN", "STOP"])

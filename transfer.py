@@ -1,0 +1,263 @@
+"""Files and outputs on their way between comrades, in pieces, beside everything else.
+
+Reason for this file beside links.py: what is large has rules of its own (pieces, pulls,
+resuming, digests), and must never pass through the core.
+
+Rules. A file is pulled: who lacks it asks (FILE_WANT, from an offset), who has it sends
+pieces (FILE_PIECE) in the bulk lane of the link, one when the wire is free, so that
+a heartbeat waits for one piece at most and memory holds one. Outputs go the same way
+(OUTPUT_WANT, OUTPUT_PIECE), from whichever comrade has them. An empty piece says that
+the content can't be had there, or not now.
+
+How it works. A `Want` is a content that is to come here: it asks one linked peer after
+the other, goes on where it was when a link breaks, and begins anew a while after all
+said no. What arrives is written as it comes, its digest checked at the end (store.Part);
+finishing (fsync) is done aside. A `Serve` is a content that goes out on one link.
+
+    want --> line --slot free--> coming --all pieces--> finishing --> then(True)
+               ^                   | broken, stalled, refused: ask the next peer
+               '---- paused <------' nobody has it, or this disk is in trouble
+
+Invariants
+1. Nothing is believed but the digest: a content is known by it, never by a name.
+2. A peer that stops reading, or sends nothing, holds up its own transfers only.
+3. A round of the loop costs the same whether ten contents are wanted or 10,000.
+4. What one peer can make us open, look up or keep is bounded (SERVES_MAX).
+"""
+
+import heapq
+import os
+from collections import deque
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
+
+import net
+import store
+import wire
+from wire import Kind
+
+SMALL_BYTES = 65536  # outputs up to here live in the database (store.py)
+ASK_AGAIN_S = 1.0  # after every peer said that it doesn't have it; doubles up to
+ASK_AGAIN_MAX_S = 30.0  # this: 10,000 files that nobody has cost 333 questions a second
+STALL_S = 5.0  # without a piece: ask the next peer
+COMING_MAX = 4  # files that come at once, and as many outputs; the rest wait in line
+OUTPUTS_MAX = 10_000  # wanted at once; more are fetched when somebody asks for them
+SERVES_MAX = 16  # contents that go out on one link, or are looked for; over it: no
+SIZE_MAX = 1 << 50  # of a content: no arithmetic of a peer gets further
+
+WANTED = {Kind.FILE_PIECE: Kind.FILE_WANT, Kind.OUTPUT_PIECE: Kind.OUTPUT_WANT}
+PIECES = {want: piece for piece, want in WANTED.items()}
+
+assert 2 * COMING_MAX < SERVES_MAX  # who keeps to the rules is never told no for this
+
+Bytes = Union[bytes, bytearray]
+
+
+class Seams(NamedTuple):
+    """What comrade.py does for this file."""
+
+    links: Callable[[], Dict[str, net.Link]]
+    aside: Callable[
+        [Callable[[], Any], Callable[[Any, Optional[Exception]], None]], None
+    ]
+    small: Callable[[str, Callable[[Optional[bytes]], None]], None]  # ask the database
+    clock: Callable[[], float]
+    log: Callable[[str], None]
+
+
+class Want:
+    """A content that is to come here; `then` gets True once it is in the store."""
+
+    __slots__ = (
+        "digest",
+        "due",
+        "first",
+        "got",
+        "is_finishing",
+        "kind",
+        "link",
+        "part",
+        "pauses",
+        "peer",
+        "refused",
+        "size",
+        "then",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        digest: str,
+        size: int,
+        first: str,
+        then: Callable[[bool], None],
+    ) -> None:
+        self.kind = kind
+        self.digest = digest
+        self.size = size
+        self.first = first  # the peer to ask first
+        self.then = [then]
+        self.part: Optional[store.Part] = None
+        self.got = 0
+        self.peer = ""  # who sends it now
+        self.link: Optional[net.Link] = None  # over which it was asked for
+        self.refused: Set[str] = set()
+        self.due = 0.0  # the stall's end, or the pause's
+        self.pauses = 0
+        self.is_finishing = False
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether to ask for ever; for an output each peer is asked once."""
+        return self.kind is Kind.FILE_WANT
+
+    def begin_anew(self) -> None:
+        """Throw away what came."""
+        if self.part is not None:
+            self.part.abandon()
+        self.part, self.got = None, 0
+
+
+class Serve:
+    """A content that goes out: from a file, or from memory."""
+
+    __slots__ = ("data", "digest", "fd", "kind", "offset", "size")
+
+    def __init__(self, kind: Kind, digest: str, size: int, offset: int) -> None:
+        self.kind = kind
+        self.digest = digest
+        self.size = size
+        self.offset = offset
+        self.fd = -1
+        self.data = b""
+
+    def piece(self) -> wire.Frame:
+        """Give the next piece; an empty one says that it can't be had."""
+        if self.fd < 0:
+            body = self.data[self.offset : self.offset + net.PIECE_BYTES]
+        else:
+            try:
+                body = os.pread(self.fd, net.PIECE_BYTES, self.offset)
+            except OSError:
+                body = b""  # a bad disk is no broken link
+        fields = {"digest": self.digest, "offset": self.offset, "size": self.size}
+        self.offset += len(body)
+        return wire.Frame(self.kind, fields, body)
+
+    def is_over(self) -> bool:
+        """Say whether the last piece was given."""
+        return self.offset >= self.size
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Line:
+    """What goes out on one link, taking turns, and what is looked for to go out."""
+
+    def __init__(self) -> None:
+        self.serves: Deque[Serve] = deque()
+        self.looking = 0
+
+    def next(self) -> Optional[wire.Frame]:
+        """Give the link its next piece."""
+        if not self.serves:
+            return None
+        serve = self.serves.popleft()
+        frame = serve.piece()
+        if serve.is_over() or not frame.body:
+            serve.close()
+        else:
+            self.serves.append(serve)
+        return frame
+
+    def drop(self, kind: Kind, digest: str) -> None:
+        """Forget what is asked for anew, from another offset perhaps."""
+        for serve in list(self.serves):
+            if serve.kind is kind and serve.digest == digest:
+                serve.close()
+                self.serves.remove(serve)
+
+    def close(self) -> None:
+        """Give all files back."""
+        while self.serves:
+            self.serves.popleft().close()
+
+
+class Transfers:
+    """All contents on their way to and from this comrade."""
+
+    def __init__(self, files: store.Files, seams: Seams) -> None:
+        self.files = files
+        self.seams = seams
+        self.wants: Dict[str, Want] = {}
+        self.serving: Dict[net.Link, Line] = {}
+        self._line: Dict[Kind, Deque[Want]] = {kind: deque() for kind in PIECES}
+        self._coming: Dict[Kind, List[Want]] = {kind: [] for kind in PIECES}
+        self._paused: List[Tuple[float, str]] = []  # a heap: due, digest
+        self._outputs = 0  # wanted
+        self._peers: Set[net.Link] = set()  # the links of the last tick
+        self._has_ended = False
+
+    # --- coming -------------------------------------------------------------------
+
+    def want(
+        self,
+        kind: Kind,
+        digest: str,
+        size: int,
+        first: str,
+        then: Callable[[bool], None],
+    ) -> None:
+        """Get a content, from this peer first; `then` is told when it is here."""
+        known = self.wants.get(digest)
+        if known is not None:
+            known.then.append(then)
+            return
+        want = Want(kind, digest, size, first, then)
+        if not want.is_patient:
+            if self._outputs >= OUTPUTS_MAX:
+                then(False)
+                return
+            self._outputs += 1
+        self.wants[digest] = want
+        self._line[kind].append(want)
+
+    def forget(self, digests: Set[str]) -> None:
+        """Stop wanting files that no unfinished task needs any more."""
+        for digest in digests & set(self.wants):
+            if not self.wants[digest].is_finishing:  # its file is in other hands now
+                self._end(self.wants[digest], False)
+
+    def tick(self, now: float) -> Optional[float]:
+        """Ask who is to be asked; give the time of the next."""
+        self._has_ended = False
+        for link in [link for link in self.serving if link.ended is not None]:
+            self.serving.pop(link).close()
+        self._wake(now)
+        for kind, coming in self._coming.items():
+            for want in list(coming):
+                self._look_after(want, now)
+            line = self._line[kind]
+            while line and len(coming) < COMING_MAX and (self._peers or not want_waits(line[0])):
+                want = line.popleft()
+                if self.wants.get(want.digest) is want:
+                    coming.append(want)
+                    self._ask(want, now)
+        if self._has_ended:
+            return now  # whoever was told may have something to do at once
+        times = [want.due for coming in self._coming.values() for want in coming]
+        return min([*times, *(due for due, _ in self._paused[:1])], default=None)
