@@ -87,6 +87,7 @@ from wire import Kind  # noqa: E402
 
 VERSION = "1.0"
 STOP_S = 1.9  # CONTRACT: exit 0 within 2 s of a signal
+CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
 JOIN_S = 0.4  # a start listens this long for others before it says that it is ready
 JOINING_S = 3.0  # ... and this long while one of them is being joined
 ASK_LAN_S = 1.0  # before a cookie is made: is there a cluster that has one?
@@ -114,7 +115,7 @@ class Comrade:
         self.loop = Loop(self.tick, self.log.write)
         self.watch, self.unwatch = self.loop.watch, self.loop.unwatch
         self.store = store.Store(config.home, self.loop.wake)
-        self.files = store.Files(config.home)
+        self.files = self.store.files
         self.meta: Dict[str, bytes] = {}  # what is to be kept beside the records
         self.writing: Dict[int, Dict[str, bytes]] = {}  # meta of batches under way
         self.written: Dict[str, bytes] = {}  # meta as the disk has it
@@ -134,7 +135,6 @@ class Comrade:
             for name in settings.other_states(self.config)
         ]
         self.store.open()
-        self.files.open()
         cookie = self._open_cookie(notices)
         self._open_sandbox()
         self._open_core()
@@ -371,7 +371,7 @@ class Comrade:
         self.port.close()
         self.links.stop()
         self.sandbox.close()
-        self.store.close()
+        self.store.close(CLOSE_S)
         self.log.write("stopped")
         if self.is_clone:
             os.execv(sys.executable, [sys.executable, *sys.argv])

@@ -149,7 +149,8 @@ class Hands:
         """A run is over: ENDED, or RETURNED if it was stopped for no fault of its own."""
         key = self.mine.pop(message.run)
         why = self.killed.pop(message.run, "")
-        if why and why != DELETED:
+        is_good = message.exit == 0 and not message.cause  # It was quicker than TERM.
+        if why and why != DELETED and not is_good:
             self._advance(key, message.run, "return", {"why": why})
             return
         detail = dict(message._asdict())

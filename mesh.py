@@ -261,7 +261,7 @@ class Mesh:
             facts["id"], facts["writer"], facts["starts"], facts["seq"], facts
         )
         known = self.members.get(member.node_id)
-        if member.node_id == self.node_id or (known and known.age >= member.age):
+        if member.node_id == self.node_id or (known and not self._is_news(known, member)):
             return False
         if known is None and len(self.members) >= FACTS_MAX:
             return False
@@ -276,6 +276,11 @@ class Mesh:
         self.term = max(self.term, facts["term"])
         self.refresh(now)
         return True
+
+    def _is_news(self, known: Member, member: Member) -> bool:
+        # A node restored from an old backup counts its starts anew: the dead lose.
+        x, y = (one.writer not in self.dead_at for one in (known, member))
+        return (y, member.age) > (x, known.age)
 
     def tell(self, **facts: Any) -> None:
         """Change facts of this node; what is new is gossiped."""

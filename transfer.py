@@ -11,8 +11,8 @@ the content can't be had there, or not now.
 
 How it works. A `Want` is a content that is to come here: it asks one linked peer after
 the other, goes on where it was when a link breaks, and begins anew a while after all
-said no. What arrives is written as it comes, its digest checked at the end (store.Part);
-finishing (fsync) is done aside. A `Serve` is a content that goes out on one link.
+said no. What arrives is written as it comes, its digest checked at the end
+(store.Part); finishing (fsync) is done aside. A `Serve` is a content that goes out on one link.
 
     want --> line --slot free--> coming --all pieces--> finishing --> then(True)
                ^                   | broken, stalled, refused: ask the next peer
@@ -26,6 +26,7 @@ Invariants
 """
 
 import heapq
+import itertools
 import os
 from collections import deque
 from typing import (
@@ -38,7 +39,6 @@ from typing import (
     Optional,
     Set,
     Tuple,
-    Union,
 )
 
 import net
@@ -53,14 +53,12 @@ STALL_S = 5.0  # without a piece: ask the next peer
 COMING_MAX = 4  # files that come at once, and as many outputs; the rest wait in line
 OUTPUTS_MAX = 10_000  # wanted at once; more are fetched when somebody asks for them
 SERVES_MAX = 16  # contents that go out on one link, or are looked for; over it: no
+FOREVER = float("inf")  # until a link comes up
 SIZE_MAX = 1 << 50  # of a content: no arithmetic of a peer gets further
 
-WANTED = {Kind.FILE_PIECE: Kind.FILE_WANT, Kind.OUTPUT_PIECE: Kind.OUTPUT_WANT}
-PIECES = {want: piece for piece, want in WANTED.items()}
+PIECES = {Kind.FILE_WANT: Kind.FILE_PIECE, Kind.OUTPUT_WANT: Kind.OUTPUT_PIECE}
 
 assert 2 * COMING_MAX < SERVES_MAX  # who keeps to the rules is never told no for this
-
-Bytes = Union[bytes, bytearray]
 
 
 class Seams(NamedTuple):
@@ -207,7 +205,8 @@ class Transfers:
         self.serving: Dict[net.Link, Line] = {}
         self._line: Dict[Kind, Deque[Want]] = {kind: deque() for kind in PIECES}
         self._coming: Dict[Kind, List[Want]] = {kind: [] for kind in PIECES}
-        self._paused: List[Tuple[float, str]] = []  # a heap: due, digest
+        self._paused: List[Tuple[float, int, Want]] = []  # a heap, by due
+        self._number = itertools.count()  # so that no two Wants are compared
         self._outputs = 0  # wanted
         self._peers: Set[net.Link] = set()  # the links of the last tick
         self._has_ended = False
@@ -247,17 +246,202 @@ class Transfers:
         self._has_ended = False
         for link in [link for link in self.serving if link.ended is not None]:
             self.serving.pop(link).close()
-        self._wake(now)
+        links = self.seams.links()
+        self._wake(set(links.values()), now)
         for kind, coming in self._coming.items():
             for want in list(coming):
                 self._look_after(want, now)
             line = self._line[kind]
-            while line and len(coming) < COMING_MAX and (self._peers or not want_waits(line[0])):
+            while line and len(coming) < COMING_MAX:
+                if not links and line[0].is_patient:
+                    break
                 want = line.popleft()
                 if self.wants.get(want.digest) is want:
                     coming.append(want)
                     self._ask(want, now)
         if self._has_ended:
             return now  # whoever was told may have something to do at once
-        times = [want.due for coming in self._coming.values() for want in coming]
-        return min([*times, *(due for due, _ in self._paused[:1])], default=None)
+        times = [w.due for c in self._coming.values() for w in c if not w.is_finishing]
+        times += [due for due, _, _ in self._paused[:1]]
+        return min((due for due in times if due < FOREVER), default=None)
+
+    def _wake(self, links: Set[net.Link], now: float) -> None:
+        """Back into the line with those whose pause is over: all, if a peer is new."""
+        has_new, self._peers = bool(links - self._peers), links
+        while self._paused and (has_new or self._paused[0][0] <= now):
+            want = heapq.heappop(self._paused)[2]
+            if self.wants.get(want.digest) is want:
+                want.pauses = 0 if has_new else want.pauses
+                self._line[want.kind].append(want)
+
+    def _look_after(self, want: Want, now: float) -> None:
+        if want.is_finishing:
+            return
+        links = self.seams.links()
+        if not want.peer:
+            if links:
+                self._ask(want, now)
+        elif links.get(want.peer) is not want.link:
+            self._ask(want, now)  # the link broke: go on where it was
+        elif now >= want.due:
+            self._refuse(want, now)
+
+    def _refuse(self, want: Want, now: float) -> None:
+        """This peer doesn't have it, or not now: ask the next."""
+        want.refused.add(want.peer)
+        self._ask(want, now)
+
+    def _ask(self, want: Want, now: float) -> None:
+        links = self.seams.links()
+        want.peer, want.link, want.due = "", None, FOREVER
+        peers = [peer for peer in sorted(links) if peer not in want.refused]
+        if peers:
+            want.peer = want.first if want.first in peers else peers[0]
+            want.link = links[want.peer]
+            want.due = now + STALL_S
+            fields = {"digest": want.digest, "offset": want.got, "size": want.size}
+            want.link.send(want.kind, fields)
+        elif not want.is_patient:
+            self._end(want, False)
+        elif links:
+            self._pause(want, now)
+
+    def _pause(self, want: Want, now: float) -> None:
+        want.begin_anew()  # a paused one holds no file open: there may be thousands
+        want.refused.clear()
+        want.peer, want.link = "", None
+        want.due = now + min(ASK_AGAIN_S * 2.0**want.pauses, ASK_AGAIN_MAX_S)
+        want.pauses = min(want.pauses + 1, 16)
+        self._coming[want.kind].remove(want)
+        heapq.heappush(self._paused, (want.due, next(self._number), want))
+
+    def on_frame(self, peer: str, frame: wire.Frame) -> None:
+        """Take a frame of these kinds; a bad one changes nothing."""
+        try:
+            if frame.kind in PIECES:
+                self._on_want(peer, frame)
+            else:
+                self._on_piece(peer, frame)
+        except (KeyError, TypeError, ValueError, OSError) as problem:
+            self.seams.log("%s of %s: %r" % (frame.kind.name, peer, problem))
+
+    def _on_piece(self, peer: str, frame: wire.Frame) -> None:
+        want = self.wants.get(frame.fields["digest"])
+        if want is None or want.peer != peer or want.is_finishing:
+            return
+        if (PIECES[want.kind], want.got) != (frame.kind, frame.fields["offset"]):
+            return
+        now = self.seams.clock()
+        want.due = now + STALL_S
+        if not frame.body and want.size:
+            self._refuse(want, now)
+        elif (
+            frame.fields["size"] != want.size or want.got + len(frame.body) > want.size
+        ):
+            self.seams.log("%s of %s has another size" % (want.digest, peer))
+            self._refuse(want, now)
+        else:
+            self._write(want, frame.body, now)
+
+    def _write(self, want: Want, body: bytes, now: float) -> None:
+        try:
+            if want.part is None:
+                want.part = self.files.receive(want.digest, want.size)
+            want.part.write(body)
+        except OSError as problem:  # our own disk: another peer won't help
+            if not want.pauses:
+                self.seams.log(str(problem))
+            if want.is_patient:
+                self._pause(want, now)
+            else:
+                self._end(want, False)
+            return
+        want.got += len(body)
+        if want.got == want.size:
+            want.is_finishing = True
+            self.seams.aside(
+                want.part.finish, lambda _, error: self._on_finished(want, error)
+            )
+
+    def _on_finished(self, want: Want, error: Optional[Exception]) -> None:
+        want.is_finishing = False
+        if error is None:
+            want.part = None
+            self._end(want, True)
+            return
+        self.seams.log("from %s: %s" % (want.peer, error))
+        want.begin_anew()
+        self._refuse(want, self.seams.clock())
+
+    def _end(self, want: Want, is_here: bool) -> None:
+        self.wants.pop(want.digest, None)
+        self._outputs -= not want.is_patient
+        if want in self._coming[want.kind]:
+            self._coming[want.kind].remove(want)
+        want.begin_anew()
+        self._has_ended = True
+        for then in want.then:
+            then(is_here)
+
+    # --- going --------------------------------------------------------------------
+
+    def _on_want(self, peer: str, frame: wire.Frame) -> None:
+        digest, offset = frame.fields["digest"], frame.fields["offset"]
+        size = frame.fields["size"]
+        if not all(type(n) is int and 0 <= n <= SIZE_MAX for n in (offset, size)):
+            raise ValueError("no place in a file")
+        is_file = frame.kind is Kind.FILE_WANT
+        paths = [self.files.path(digest)]
+        if not is_file:
+            paths.insert(0, self.files.output_path(digest))
+        link = self.seams.links()[peer]
+        line = self._line_of(link)
+        serve = Serve(PIECES[frame.kind], digest, size, offset)
+        line.drop(serve.kind, digest)
+        if len(line.serves) + line.looking >= SERVES_MAX:
+            self._say_no(link, serve)
+        elif not self._serve_file(link, serve, paths):
+            if is_file or size > SMALL_BYTES:
+                self._say_no(link, serve)
+            else:
+                line.looking += 1
+                self.seams.small(
+                    digest, lambda data: self._serve_small(link, line, serve, data)
+                )
+
+    def _line_of(self, link: net.Link) -> Line:
+        if link not in self.serving:
+            line = self.serving[link] = Line()
+            link.source = line.next
+        return self.serving[link]
+
+    def _serve_file(self, link: net.Link, serve: Serve, paths: List[str]) -> bool:
+        for path in paths:
+            try:
+                serve.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue
+            serve.size = os.fstat(serve.fd).st_size
+            self._serve(link, serve)
+            return True
+        return False
+
+    def _serve_small(
+        self, link: net.Link, line: Line, serve: Serve, data: Optional[bytes]
+    ) -> None:
+        line.looking -= 1
+        if link.ended is not None:
+            return
+        if not data:
+            self._say_no(link, serve)
+        else:
+            serve.data, serve.size = data, len(data)
+            self._serve(link, serve)
+
+    def _serve(self, link: net.Link, serve: Serve) -> None:
+        self._line_of(link).serves.append(serve)
+        link.wake()
+
+    def _say_no(self, link: net.Link, serve: Serve) -> None:
+        names = ("digest", "offset", "size")
+        link.send(serve.kind, {name: getattr(serve, name) for name in names})

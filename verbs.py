@@ -524,15 +524,19 @@ def _task_format(ctl: Control, call: Call) -> Verb:
 
 def _drain(ctl: Control, call: Call) -> Verb:
     at_most(call, 1)
-    me = ctl.node.me
-    known = [name.lower() for name in (me.name, me.address, f"{me.name}@{me.address}")]
+    node_id = ctl.node.me.node_id
     for name in call.args[1:]:
         if not name or name.startswith("-"):
             raise Wrong(told("NODE can't be a node", name, "see leoronic_nodes"))
-        if name.lower() not in known:
+        found = ctl.node.find_nodes(name) or ctl.node.find_nodes(name.lower())
+        if not found:
             what = "NODE is no node's name or address"
             raise No(told(what, name, "see leoronic_nodes"))
-    ctl.acts.step(Drain(call.args[0] == "drain"))
+        if len(found) > 1:
+            what = "NODE means %d nodes" % len(found)
+            raise No(told(what, name, "give the address"))
+        node_id = found[0]
+    ctl.acts.step(Drain(call.args[0] == "drain", node_id))
     yield TURN
 
 

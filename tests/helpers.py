@@ -75,7 +75,10 @@ class Node:
         program: Path = CHECKOUT,
         python: str = sys.executable,
         env: Optional[Dict[str, str]] = None,
+        prefix: Sequence[str] = (),
     ) -> None:
+        """Prepare folders; prefix is put before all that is run, such as setpriv."""
+        self.prefix = list(prefix)
         self.address = address
         self.port = port or free_port([address])
         self.program = program
@@ -129,7 +132,7 @@ class Node:
         assert self.process is None or self.process.poll() is not None
         with open(str(self.log), "wb") as log:
             self.process = subprocess.Popen(
-                ["bash", str(self.program / "leoronic")],
+                [*self.prefix, "bash", str(self.program / "leoronic")],
                 cwd=str(self.directory),
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -167,8 +170,10 @@ class Node:
         """
         text = script if isinstance(script, str) else os.fsdecode(script)
         utilities = str(self.program / "leoronic_utilities")
+        script = 'source "$0"\n' + text
+        bash = ["bash", "--norc", "--noprofile", "-c", script, utilities]
         done = subprocess.run(
-            ["bash", "--norc", "--noprofile", "-c", 'source "$0"\n' + text, utilities],
+            [*self.prefix, *bash],
             cwd=str(cwd or self.directory),
             env=dict(self.env, **(env or {})),
             input=stdin,

@@ -115,7 +115,7 @@ def test_the_launcher_becomes_the_comrade_under_its_own_pid(program: Path) -> No
     assert found.options == ["utf8"]
 
 
-@pytest.mark.parametrize("option", ["--background", "--demo", "--help", "--version"])
+@pytest.mark.parametrize("option", ["--background", "--help", "--version"])
 def test_arguments_are_passed_on(option: str, program: Path) -> None:
     assert started(program, option).arguments == [option]
     assert started(program).arguments == []

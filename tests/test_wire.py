@@ -17,7 +17,7 @@ import pytest
 
 import links
 import net
-import node
+import peers
 import wire
 from wire import (
     BadFrame,
@@ -103,7 +103,7 @@ def test_every_kind_is_in_the_catalogue_and_numbers_have_no_gap() -> None:
 
 
 def test_every_kind_has_one_place_that_takes_it_and_every_place_a_kind() -> None:
-    core = set(node.FRAMES)
+    core = set(peers.FRAMES)
     rim = {kind.name for kind in links.OWN | links.BULK}
     assert core | rim == {kind.name for kind in wire.CATALOGUE}
     assert core & rim <= {"BYE"}  # a link's end, and what it says, concern both

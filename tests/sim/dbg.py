@@ -16,3 +16,6 @@ def __init__(self, *a):
 world.World.__init__ = __init__
 try: faults.simulate(s)
 except Exception as e: print(str(e)[:300])
+import os
+if os.environ.get("Q"):
+    pass
