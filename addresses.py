@@ -56,6 +56,7 @@ class Target:
         "next_at",
         "owner",
         "tries",
+        "verdict",
     )
 
     def __init__(self, tries: Optional[int] = None, is_named: bool = False) -> None:
@@ -65,7 +66,8 @@ class Target:
         self.next_at = 0.0
         self.link: Optional[net.Link] = None  # a dial under way
         self.owner = ""  # the node id that answered there last
-        self.is_scene = False  # its last link was to here: a refusal proves its death
+        self.is_scene = False  # its last link was to here
+        self.verdict: Optional[End] = None  # of the last dial since then
 
 
 class Targets:
@@ -135,7 +137,7 @@ class Targets:
         target = self.all.get(link.address)
         if target is None or target.link is not link:
             return None
-        target.link = None
+        target.link, target.verdict = None, link.ended
         target.failures += 1
         is_vain = link.ended in PUT_OFF
         target.next_at = now + (PUT_OFF_S if is_vain else self._delay(target))
@@ -161,9 +163,15 @@ class Targets:
             scene.owner = owner
         for target in self.all.values():
             if target.owner == owner:
-                target.is_scene = target is scene
+                target.is_scene, target.verdict = target is scene, None
                 target.failures = 0 if is_steady else target.failures + 1
                 target.next_at = now + (0.0 if is_steady else self._delay(target))
+
+    def is_dead(self, owner: str) -> bool:
+        """Say whether it refuses where its link was, and isn't elsewhere either."""
+        its = [target for target in self.all.values() if target.owner == owner]
+        is_refused = any(t.is_scene and t.verdict is End.REFUSED for t in its)
+        return is_refused and all(target.verdict is not None for target in its)
 
     def put_off(self, address: str, now: float, delay: float) -> None:
         """Dial an address later: who answers there can't be linked now."""

@@ -4,8 +4,8 @@ Reason for this file beside control.py: a ghost has a control port too; and how 
 travel is one concern, what they ask for another.
 
 Rules. Loopback only. Reads no request itself (control.Call does), answers none. A
-client that sends no token, or stops amid its request, is dropped; one that stops reading holds up nobody: what is
-made for it waits in its Call, and the verb waits with it.
+client that shows no token, or falls silent amid its request, is dropped; one that stops
+reading holds up nobody: what is made for it waits in its Call, and the verb with it.
 
 Invariants. The control file is 0600, names port, token and pid of this run, is written
 by rename and gone when the port is. CLIENTS_MAX at once; the loop never blocks on one.
@@ -18,7 +18,7 @@ from typing import Callable, Optional, Set
 from control import Call
 
 CLIENT_BYTES = 65536  # read from or written to a client at once
-REQUEST_S = 10.0  # silence while a request isn't whole: then its client is dropped
+REQUEST_S = 10.0  # a request may pause this long before it is whole
 CLIENTS_MAX = 200  # at once; bash waits for a place in the listener's queue
 FILE_NAME = "control"  # in LEORONIC_HOME
 

@@ -79,6 +79,7 @@ from process import (  # noqa: E402
     Quit,
     Search,
     clock,
+    reap_inherited,
     say,
     task_environ,
 )
@@ -134,12 +135,12 @@ class Comrade:
             "there is other state under %s; was this host renamed?" % name
             for name in settings.other_states(self.config)
         ]
-        self.store.open()
+        notices += self.store.open()
         cookie = self._open_cookie(notices)
         self._open_sandbox()
         self._open_core()
         self._open_links(cookie)
-        notices += self.store.notices  # of opening and of loading
+        notices += self.store.notices  # of loading
         self.store.start()
         self.port.announce()
         return notices
@@ -371,10 +372,13 @@ class Comrade:
         self.port.close()
         self.links.stop()
         self.sandbox.close()
+        if self.is_clone:  # else the new id waits for a batch that never comes
+            self.store.write(store.Batch(WRITE_SEQ, meta=self.meta))
         self.store.close(CLOSE_S)
         self.log.write("stopped")
         if self.is_clone:
-            os.execv(sys.executable, [sys.executable, *sys.argv])
+            python = [sys.executable, "-E", "-X", "utf8"]  # as the launcher starts it
+            os.execv(sys.executable, [*python, *sys.argv])
         return EXIT_DONE
 
     # --- performing what the node decides -----------------------------------------
@@ -609,6 +613,7 @@ def cant_listen(config: settings.Settings, problem: OSError) -> Quit:
 
 def serve(config: settings.Settings, on_ready: Callable[[str], None]) -> int:
     """Be a comrade until stopped; Quit says why it can't be."""
+    reap_inherited()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(EXIT_DONE))
     try:
@@ -629,14 +634,16 @@ def detach(config: settings.Settings) -> int:
     Forks before there is any thread. Our own stdout stays the user's until then.
     """
     ready_in, ready_out = os.pipe()
-    if os.fork():
+    pid = os.fork()
+    if pid:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback
         os.close(ready_out)
         with os.fdopen(ready_in, "rb") as file:
             line = file.read()
         sys.stdout.write(line.decode("utf-8", "replace"))
         # Without a code of its own it was killed, or stopped before it was ready.
-        return EXIT_DONE if line else os.WEXITSTATUS(os.wait()[1]) or EXIT_SYSTEM
+        failed = not line and (os.WEXITSTATUS(os.waitpid(pid, 0)[1]) or EXIT_SYSTEM)
+        return failed or EXIT_DONE
     os.close(ready_in)
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -3,13 +3,13 @@
 Reason for this file beside node.py: any comrade can be the coordinator, one of each
 component is; what it alone may do stands here and nowhere else.
 
-Rules. Pure (D6). The only author of GRANTED, LOST and given_up. Acts only while the mesh
-says that this node coordinates; remembers nothing that matters if it stops doing so.
+Rules. Pure (D6). The only author of GRANTED, LOST and given_up. Acts only while the
+mesh says that this node may; remembers nothing that matters if it stops doing so.
 
 How it works. `decide(now)` calls lost what ran on workers that are gone, gives up what
-lost too many of them, grants what waits to who has room, and looks after tasks with more
-than one living run: it asks the worker of the smallest whether it still runs and has
-the others stopped only when that has answered yes just now.
+lost too many of them, grants what waits to who has room, and looks after tasks with
+more than one living run: it asks the worker of the smallest whether it still runs and
+has the others stopped only when that has answered yes just now.
 
 Invariants.
 D2  Nothing is granted unless the mesh lets this node (all of the component follow it,
@@ -22,9 +22,10 @@ D3  A run is stopped as a duplicate only if a strictly smaller one answered "run
 
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
+from facts import Facts
 from hands import STALE, Hands
 from matching import Matcher
-from mesh import Facts, Mesh
+from mesh import Mesh
 from record import LIVING, LOSSES_MAX, Phase, Record, Run, run_order
 from taskqueue import Queue
 from workers import Worker
@@ -120,7 +121,7 @@ class Coordinator:
         present = self.mesh.writers()
         found, self.next_gone = [], None
         for run_key, (writer, key) in sorted(self.living.items()):
-            at = self.mesh.gone_at(writer, present, now)
+            at = self.mesh.deaths.gone_at(writer, present, now)
             if at is not None and at <= now:
                 found.append((run_key, key))
             elif at is not None and (self.next_gone is None or at < self.next_gone):

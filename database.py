@@ -1,5 +1,8 @@
 """One SQLite database of rows: making, opening, checking and salvaging it.
 
+Reason for this file beside journal.py: how a damaged SQLite file is told, kept and
+salvaged is a concern of its own, and larger than writing to a sound one.
+
 Rules
     Only journal.py opens databases, by the functions here. They know nothing of what a
     row means or where a state directory keeps what. The words for errors are here too.

@@ -6,11 +6,13 @@ their work on; it should be readable in one place.
 Rules. Pure (D6). Decides what is written when and what is acknowledged when; nothing
 else may emit Persist or Acked.
 
-How it works. The disk is a peer: `dirty` is the set of keys it doesn't have as they are. A record is made into bytes when it is written, so bursts coalesce; a disk that
+How it works. The disk is a peer: `dirty` is the set of keys it doesn't have as they
+are. A record is made into bytes when it is written, so bursts coalesce; a disk that
 fails keeps its set and is tried again. What a user waits for is a `Pledge`: it is
 acknowledged when the records are fsynced here *and* on one other comrade (the first to
 answer); or here alone, when nobody answers within PATIENCE_S of the last progress or
-nobody is there. If this disk can't, two others must (or the only one there is).
+nobody is there. If this disk can't, two others must (or the only one there is). Who has
+confirmed is counted by link: a new link is sent the records again, and asked again.
 
 Invariants.
 D1, D10  Acked without error is only emitted as said above.

@@ -3,8 +3,8 @@
 Reason for this file beside node.py: being a worker is one concern, the same for a
 comrade and a ghost; coordinating is another.
 
-Rules. Pure (D6). The only author of STARTED, RETURNED and ENDED, and of nobody's runs but
-this process's. Works on records of a Queue; leaves starting and killing to effects.
+Rules. Pure (D6). The only author of STARTED, RETURNED and ENDED, and of nobody's runs
+but this process's. Works on records of a Queue; leaves starting and killing to effects.
 
 How it works. `look(record)` compares what a record says of this writer's runs with what
 runs here: a GRANTED run that isn't here is started, or RETURNED if the grant is stale
@@ -146,7 +146,7 @@ class Hands:
         return key
 
     def on_ended(self, message: RunEnded) -> None:
-        """A run is over: ENDED, or RETURNED if it was stopped for no fault of its own."""
+        """A run is over: ENDED, or RETURNED if it was stopped for no fault of it."""
         key = self.mine.pop(message.run)
         why = self.killed.pop(message.run, "")
         is_good = message.exit == 0 and not message.cause  # It was quicker than TERM.

@@ -1,5 +1,8 @@
 """The journal: the queue's rows and small outputs, written in groups, on disk for sure.
 
+Reason for this file beside store.py: what is durable when is one concern, files by
+content and the threads another.
+
 Rules
     store.py has the only Journal: the loop's thread opens and reads it, then leaves it
     to one other thread, which writes. Rows are bytes here; what they mean is the

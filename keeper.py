@@ -1,5 +1,8 @@
 """The script that keepers and their watcher are started by, and the process table.
 
+Reason for this file beside sandbox.py: it is executed, not imported, between a node and
+its shells, and must stay small for that.
+
 Rules: imports nothing of Leoronic, for it is run as a script, isolated; shells.py and
 sandbox.py import it for the process table.
 
@@ -33,16 +36,15 @@ SWEEP_PAUSE_S = 0.005  # between two looks at what is being killed
 DESCRIPTORS_MAX = 4096  # what may have been inherited ends there
 PR_SET_CHILD_SUBREAPER = 36
 
-# $1: the file to source, which starts one job in the background. Job control is on only
-# for the start: it gives the task its own process group and default signals. While it
-# is waited for it is off, else a task that stops itself would seem to have ended. This
+# $1: the file to source, which starts one job in the background and turns job control
+# off again. On, it gives the task a process group and default signals; while the task
+# is waited for it is off, else one that stops itself would seem to have ended. This
 # bash adds one to SHLVL, and takes it off again where it executes the task's.
 KEEPER = """
 echo "up $$"
 while read -r _; do
 	set -m
 	. "$1" || exit
-	set +m
 	wait $!
 	echo "ended $?"
 done

@@ -24,7 +24,8 @@ Invariants
 2. With discovery off nothing is sent to an address that no user and no peer has named.
 3. A descriptor is unwatched before it is closed: its number may be another's at once.
 4. What strangers and beacons can do is bounded: sockets, dials, addresses, lines told.
-5. DialRefused comes only from the address at which the lost link was.
+5. DialRefused comes from the address at which the lost link was, once the others that
+   the node had don't answer either: a stale address must not prove a death.
 
 Not done: ghosts (a connection of theirs is closed), a change of the own address.
 """
@@ -292,9 +293,8 @@ class Links:
         if end in (End.WRONG_COOKIE, End.WRONG_VERSION):
             self._teller.once(link.address, end.value)
         target = self.targets.on_ended(link, now)
-        if target is not None and end is End.REFUSED:
-            if target.is_scene:
-                self._step(DialRefused(target.owner))
+        if target is not None and self.targets.is_dead(target.owner):
+            self._step(DialRefused(target.owner))
 
     # --- who is at the other end --------------------------------------------------
 

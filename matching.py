@@ -12,6 +12,9 @@ age. A bucket whose `queue:` conditions are met and that some worker could hold 
 goes down that heap to the first task that fits. So placing one task costs the same
 with 100,000 in the queue as with 100: what waits on something isn't looked at.
 
+While members are missing, `share` says which tasks are this component's: within a
+priority they go first, so that two halves of a split cluster work on different ones.
+
 Smaller tasks may pass a big one that has no room *now*; after PATIENCE_S a worker
 that could hold it is kept free for it. A task refused by a worker isn't offered to
 it for 1 s, doubling to 10 min.
@@ -21,10 +24,10 @@ while it is waiting, not blocked, and fits. Nothing here is remembered on disk.
 """
 
 from heapq import heappop, heappush
-from typing import Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 import conditions
-from record import LIVING, UNFINISHED, Needs, Record, State
+from record import LIVING, UNFINISHED, Needs, Record, State, hash64
 from taskqueue import Queue
 from waits import IS_FIRST, Search, Waits, Watch
 from workers import Why, Worker, is_lonely
@@ -32,20 +35,23 @@ from workers import Why, Worker, is_lonely
 PATIENCE_S = 60.0  # a big task waits this long before a worker is kept free for it
 REFUSED_FIRST_S = 1.0  # then doubling
 REFUSED_MOST_S = 600.0
+MOVE_SLICE = 2000  # tasks that change buckets in one turn of the loop (< 20 ms)
 REFUSALS_PASSED = 32  # tasks of one bucket that may be tried behind a refused one
 SPARE = 64  # entries of a heap that may be stale beyond as many as are valid
 NOWHERE = ""  # parked here: no single worker has the cores, memory and conditions
 
-Where = Tuple[int, int, str, int]  # (-priority, order, key, bucket number)
+Where = Tuple[int, bool, int, str, int]  # -priority, foreign, order, key, bucket
+Kind = Tuple[Needs, bool, bool]  # the tasks of a bucket: needs, alone, foreign
+SIDES = [(alone, foreign) for alone in (False, True) for foreign in (False, True)]
 
 
 class Bucket:
     """The waiting tasks of equal needs: a heap; what is gone is dropped lazily."""
 
-    def __init__(self, number: int, needs: Needs, alone: bool) -> None:
+    def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
-        self.needs = needs
-        self.alone = alone
+        self.kind = kind
+        self.needs, self.alone, self.foreign = kind
         self.heap: List[Record] = []
         self.tidy_at = SPARE
         self.watches: List[Watch] = []
@@ -63,12 +69,14 @@ class Matcher:
         self.workers: Dict[str, Worker] = {}
         self.held: Dict[str, str] = {}  # living run key -> worker's writer
         self.blocked: Set[str] = set()  # keys not to be placed (not durable yet)
-        self.buckets: Dict[Tuple[Needs, bool], Bucket] = {}
+        self.buckets: Dict[Kind, Bucket] = {}
         self.numbered: Dict[int, Bucket] = {}
         self.ready: List[Where] = []
         self.waiting_since: Dict[str, float] = {}  # first passed over for want of room
         self.wanted: Dict[str, int] = {}  # `worker:` condition -> buckets that have it
         self.parked: Dict[str, Set[int]] = {}  # the same, held nowhere -> buckets
+        self._is_foreign: Optional[Callable[[str], bool]] = None
+        self._moving: List[Record] = []  # to other buckets
         self._counter = 0
 
     # --- keeping the index --------------------------------------------------------
@@ -93,10 +101,10 @@ class Matcher:
 
     def place(self, record: Record) -> None:
         """Put a waiting task into its bucket (also when it is no longer blocked)."""
-        alone = is_lonely(record)
-        bucket = self.buckets.get((record.needs, alone))
+        kind = self._kind_of(record)
+        bucket = self.buckets.get(kind)
         if bucket is None:
-            bucket = self._new_bucket(record.needs, alone)
+            bucket = self._new_bucket(kind)
         heappush(bucket.heap, record)
         if len(bucket.heap) > bucket.tidy_at:
             # One that was granted and came back may stand here twice.
@@ -116,10 +124,42 @@ class Matcher:
             for worker in self.workers.values():
                 if worker.kept_for == record.key:
                     worker.kept_for = ""
-        for alone in (False, True):
-            bucket = self.buckets.get((record.needs, alone))
-            if bucket is not None and not self._top(bucket):
+        for bucket in self._buckets_of(record):
+            if not self._top(bucket):
                 self._drop(bucket)
+
+    def _kind_of(self, record: Record) -> Kind:
+        foreign = self._is_foreign is not None and self._is_foreign(record.key)
+        return record.needs, is_lonely(record), foreign
+
+    def _buckets_of(self, record: Record) -> List[Bucket]:
+        """Give the buckets that a task may be in."""
+        found = [self.buckets.get((record.needs, *side)) for side in SIDES]
+        return [bucket for bucket in found if bucket is not None]
+
+    def share(self, is_foreign: Optional[Callable[[str], bool]]) -> None:
+        """Let tasks that belong to missing members wait behind the others.
+
+        None: nobody is missing. The tasks change buckets in slices (`move`).
+        """
+        if is_foreign is not None or self._is_foreign is not None:
+            self._is_foreign = is_foreign
+            self._moving = list(self.queue.records.values())
+
+    def move(self) -> bool:
+        """Go on moving tasks after `share`; say whether more is to do."""
+        if not self._moving:
+            return False
+        for record in self._moving[-MOVE_SLICE:]:
+            if record.state is State.WAITING and record.key not in self.blocked:
+                if self.waits.is_there(record):
+                    self.place(record)
+        del self._moving[-MOVE_SLICE:]
+        if not self._moving:
+            for bucket in list(self.numbered.values()):
+                if not self._top(bucket):
+                    self._drop(bucket)
+        return bool(self._moving)
 
     def _forget(self, key: str) -> None:
         for worker in self.workers.values():
@@ -179,11 +219,11 @@ class Matcher:
 
     # --- conditions of the queue --------------------------------------------------
 
-    def _new_bucket(self, needs: Needs, alone: bool) -> Bucket:
+    def _new_bucket(self, kind: Kind) -> Bucket:
         self._counter += 1
-        bucket = Bucket(self._counter, needs, alone)
-        self.buckets[(needs, alone)] = self.numbered[bucket.number] = bucket
-        for text in needs.conditions:
+        bucket = Bucket(self._counter, kind)
+        self.buckets[kind] = self.numbered[bucket.number] = bucket
+        for text in bucket.needs.conditions:
             if text == IS_FIRST:
                 bucket.is_first = True
             elif conditions.is_worker(conditions.unwire(text)):
@@ -216,7 +256,7 @@ class Matcher:
         return (
             record.state is State.WAITING
             and record.needs is bucket.needs
-            and is_lonely(record) is bucket.alone
+            and self._kind_of(record) == bucket.kind
             and record.key not in self.blocked
             and self.waits.is_there(record)
         )
@@ -228,9 +268,8 @@ class Matcher:
     def _offer_oldest(self) -> None:
         record = self.waits.first()
         if record is not None:
-            for alone in (False, True):
-                bucket = self.buckets.get((record.needs, alone))
-                if bucket is not None and bucket.is_first:
+            for bucket in self._buckets_of(record):
+                if bucket.is_first:
                     self._offer(bucket)
 
     def _offer(self, bucket: Bucket) -> None:
@@ -238,8 +277,7 @@ class Matcher:
         record = self.candidate(bucket)
         where = None
         if record is not None and not self._park(bucket):
-            needs = bucket.needs
-            where = (-needs.priority, record.order, record.key, bucket.number)
+            where = (*self._place_of(record), bucket.number)
         if where != bucket.offered:
             bucket.offered = where
             if where is not None:
@@ -259,7 +297,7 @@ class Matcher:
 
     def _drop(self, bucket: Bucket) -> None:
         del self.numbered[bucket.number]
-        del self.buckets[(bucket.needs, bucket.alone)]
+        del self.buckets[bucket.kind]
         for text in [*bucket.here, NOWHERE]:
             parked = self.parked.get(text, set())
             parked.discard(bucket.number)
@@ -282,11 +320,13 @@ class Matcher:
         found: Optional[Record] = None  # behind a refused one, unless one is older
         while True:
             top = self.peek()
-            if top is None or (found and _place_of(found) < self.ready[0][:3]):
+            if top is None or (found and self._place_of(found) < self.ready[0][:4]):
                 break
             bucket, record = top
             fitting = self._try(worker, bucket, record, now)
-            if fitting and (found is None or _place_of(fitting) < _place_of(found)):
+            if fitting and (
+                found is None or self._place_of(fitting) < self._place_of(found)
+            ):
                 found = fitting
             if found is record:
                 break
@@ -301,18 +341,22 @@ class Matcher:
         """Give the first task that waits for nothing but a worker."""
         while self.ready:
             where = self.ready[0]
-            bucket = self.numbered.get(where[3])
+            bucket = self.numbered.get(where[4])
             if bucket is None or bucket.offered != where:
                 heappop(self.ready)
                 continue
             record = self.candidate(bucket)
-            if record is None or record.key != where[2] or self._park(bucket):
+            if record is None or record.key != where[3] or self._park(bucket):
                 heappop(self.ready)
                 bucket.offered = None
                 self._offer(bucket)
                 continue
             return bucket, record
         return None
+
+    def _place_of(self, record: Record) -> Tuple[int, bool, int, str]:
+        foreign = self._kind_of(record)[2]
+        return (-record.needs.priority, foreign, record.order, record.key)
 
     def _try(
         self, worker: Worker, bucket: Bucket, record: Record, now: float
@@ -394,5 +438,10 @@ class Matcher:
         return lines
 
 
-def _place_of(record: Record) -> Tuple[int, int, str]:
-    return (-record.needs.priority, record.order, record.key)
+def owner_of(key: str, members: Iterable[str]) -> str:
+    """Give the member that a task belongs to while some are missing.
+
+    Rendezvous hashing (Thaler, Ravishankar 1998): all sides of a split agree, and who
+    comes or goes changes the owner of its own share only.
+    """
+    return max(members, key=lambda member: hash64((member + key).encode("ascii")))

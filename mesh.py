@@ -15,14 +15,14 @@ both ends list; gossip makes it the same for all in it.
 
     coordinator = the claimant, if any has claimed (taken a term with its first grant):
                   the one with the most members before they met, then the lowest id;
-                  else the lowest id that is ready (has reconciled once); else the lowest
+                  else the lowest id that is ready (has reconciled); else the lowest
 
 Views differ while gossip is under way, so to be the coordinator isn't enough: each
 gossips whom it *follows*, and a coordinator grants only while all of its component
 follow it. Facts go over a link behind the records with living runs (`gossip`), and who
-follows another has stopped granting; so when all follow me I know every grant of each of
-them. Joining, taking over and healing need no other barrier, and no time-out: a member
-that says nothing drops out of the component.
+follows another has stopped granting; so when all follow me I know every grant of each.
+Taking over and healing need no other barrier, and no time-out: a member that says
+nothing drops out of the component. (`is_frozen` is for the moment before it is in it.)
 
 Invariants.
 D2  Of two members of one component, at most one may grant at any moment, and it knows
@@ -36,9 +36,11 @@ D12 A worker is gone: at once when it said BYE stopping; GONE_EOF_S after its de
 
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
+from facts import TERM_MAX, Facts, check_facts
+
 HEARTBEAT_S = 1.0
 # Not two-way: without a valid frame for this long. A heartbeat's pause, a stop that is
-# none yet (PAUSE_S) and a slow frame must fit in: else two deaths look like a partition.
+# none yet (PAUSE_S) and a slow frame must fit in: or it looks like a partition (D2).
 SUSPECT_S = 4.0
 DEAD_S = 5.0  # the link is closed; also not two-way: unheard by the peer for this long
 PAUSE_S = 2.5  # a loop gap this long means that this process itself was stopped
@@ -52,68 +54,6 @@ BUSY_DIFFERS = 1 / 16  # of a heartbeat, that roots differ while the queue chang
 MISSING_S = 3600.0  # a lost member is listed, and counted as missing, this long
 FACTS_MAX = 200  # members known at once; a handful is what this is for
 DEAD_TOLD = 20  # dead writers that are gossiped
-TERM_MAX = 1 << 50
-NUMBER_MAX = 1 << 53  # JSON numbers stay exact up to here
-
-Facts = Dict[str, Any]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= NUMBER_MAX
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 300
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_claim(value: Any) -> bool:
-    if value is None:
-        return True
-    is_pair = isinstance(value, list) and len(value) == 2
-    return is_pair and all(_is_number(n) for n in value) and value[0] <= TERM_MAX
-
-
-# The fields of MEMBER, and what each must be. More may come: kept and passed on (D9).
-FACTS: Dict[str, Callable[[Any], bool]] = {
-    "id": _is_text,
-    "writer": _is_text,
-    "starts": _is_number,
-    "seq": _is_number,
-    # the mesh's own
-    "links": _are_texts,
-    "claim": _is_claim,
-    "follows": _is_text,
-    "term": lambda value: _is_number(value) and value <= TERM_MAX,
-    "ready": _is_flag,
-    "stopping": _is_flag,
-    "dead": _are_texts,
-    # what the node offers
-    "name": _is_text,
-    "address": _is_text,
-    "role": _is_text,
-    "cores": _is_number,
-    "memory": _is_number,
-    "free_memory": lambda value: value is None or _is_number(value),
-    "free_disk": _is_number,
-    "holds": _are_texts,
-    "tags": _are_texts,
-    "draining": _is_flag,
-}
-
-
-def check_facts(facts: Facts) -> None:
-    """Raise ValueError unless facts are what MEMBER may hold (D9)."""
-    for field, is_right in FACTS.items():
-        if not is_right(facts.get(field, ...)):
-            raise ValueError("%s of MEMBER is %.40r" % (field, facts.get(field)))
 
 
 class Member(NamedTuple):
@@ -162,6 +102,51 @@ class Link:
         return min(self.heard_at + SUSPECT_S, self.echoed_at + DEAD_S)
 
 
+class Deaths:
+    """Which processes are dead, and which may be called gone (D12)."""
+
+    def __init__(self, writer: str, tell: Callable[[], None]) -> None:
+        self.writer = writer
+        self.tell = tell  # the others
+        self.at: Dict[str, float] = {}  # writer -> when it died
+        self.missed_at: Dict[str, float] = {}  # writer of a run -> first not found
+        self.closed: Dict[str, Tuple[str, float]] = {}  # peer -> writer, time of EOF
+
+    def note(self, writer: str, at: float) -> None:
+        """Know that a process is dead, and tell the others."""
+        if writer not in self.at and writer != self.writer:
+            self.at[writer] = at
+            if len(self.at) > FACTS_MAX:
+                del self.at[next(iter(self.at))]
+            self.tell()
+
+    def on_link(self, peer: str, writer: str, now: float) -> None:
+        """A peer answers: as the process it was, or as another."""
+        closed, _ = self.closed.pop(peer, (writer, now))
+        if closed != writer:
+            self.note(closed, now)
+        if self.at.pop(writer, None) is not None:
+            self.tell()
+
+    def on_refused(self, peer: str, now: float) -> None:
+        """A redial was refused; the tasks have been dying since the link's end."""
+        writer, at = self.closed.pop(peer, ("", now))
+        if writer:
+            self.note(writer, at if now - at <= REDIAL_MOST_S else now)
+
+    def gone_at(
+        self, writer: str, present: Iterable[str], now: float
+    ) -> Optional[float]:
+        """Give the time when what this writer ran may be called lost, if ever."""
+        if writer in present:
+            self.missed_at.pop(writer, None)
+            return None
+        dead = self.at.get(writer)
+        if dead is not None:
+            return dead + GONE_EOF_S
+        return self.missed_at.setdefault(writer, now) + GONE_SILENT_S
+
+
 class Mesh:
     """The membership of one comrade."""
 
@@ -183,9 +168,7 @@ class Mesh:
         self.component: Set[str] = {node_id}
         self.left_at: Dict[str, float] = {}  # node -> when it dropped out
         self.failed_at: Dict[str, float] = {}  # peer -> when its link failed last
-        self.dead_at: Dict[str, float] = {}  # writer -> when it died
-        self.missed_at: Dict[str, float] = {}  # writer of a run -> first not found
-        self.closed: Dict[str, Tuple[str, float]] = {}  # peer -> writer, time of EOF
+        self.deaths = Deaths(writer, self._tell_dead)
         self.term = 0  # the highest known
         self.seq = 0
         self._due = 0.0  # the next heartbeat
@@ -201,12 +184,8 @@ class Mesh:
             link.hold_until = now + FLAP_HOLD_S
         known = self.members.get(peer)
         if known is not None and known.writer != writer:
-            self.note_dead(known.writer, now)
-        closed, _ = self.closed.pop(peer, (writer, now))
-        if closed != writer:
-            self.note_dead(closed, now)
-        if self.dead_at.pop(writer, None) is not None:
-            self._tell_dead()
+            self.deaths.note(known.writer, now)
+        self.deaths.on_link(peer, writer, now)
         link.news = dict.fromkeys(sorted([*self.members, self.node_id]))
         self._due = now
         return link
@@ -217,29 +196,19 @@ class Mesh:
         if link is None:
             return
         if why == "stopping":
-            self.note_dead(link.writer, now - GONE_EOF_S)
+            self.deaths.note(link.writer, now - GONE_EOF_S)
         elif why != "closing":
             self.failed_at[peer] = now
             if why == "eof":
-                self.closed[peer] = (link.writer, now)
+                self.deaths.closed[peer] = (link.writer, now)
         self.refresh(now)
 
     def on_refused(self, peer: str, now: float) -> None:
         """A redial was refused: whose link had closed with EOF is dead."""
-        writer, at = self.closed.pop(peer, ("", now))
-        if writer:
-            self.note_dead(writer, at if now - at <= REDIAL_MOST_S else now)
-
-    def note_dead(self, writer: str, at: float) -> None:
-        """Know that a process is dead, and tell the others."""
-        if writer not in self.dead_at and writer != self.writer:
-            self.dead_at[writer] = at
-            if len(self.dead_at) > FACTS_MAX:
-                del self.dead_at[next(iter(self.dead_at))]
-            self._tell_dead()
+        self.deaths.on_refused(peer, now)
 
     def _tell_dead(self) -> None:
-        self.tell(dead=sorted(list(self.dead_at)[-DEAD_TOLD:]))
+        self.tell(dead=sorted(list(self.deaths.at)[-DEAD_TOLD:]))
 
     def on_heartbeat(self, link: Link, fields: Facts, root: str, version: int) -> None:
         """Take a heartbeat: their number, the last of ours that they heard, their root.
@@ -261,25 +230,27 @@ class Mesh:
             facts["id"], facts["writer"], facts["starts"], facts["seq"], facts
         )
         known = self.members.get(member.node_id)
-        if member.node_id == self.node_id or (known and not self._is_news(known, member)):
+        if member.node_id == self.node_id or (
+            known and not self._is_news(known, member)
+        ):
             return False
         if known is None and len(self.members) >= FACTS_MAX:
             return False
         if known is not None and known.writer != member.writer:
-            self.note_dead(known.writer, now)
+            self.deaths.note(known.writer, now)
         self.members[member.node_id] = member
         for peer, link in self.links.items():
             if peer != source:
                 link.news[member.node_id] = None
         for writer in facts["dead"]:
-            self.note_dead(writer, now)
+            self.deaths.note(writer, now)
         self.term = max(self.term, facts["term"])
         self.refresh(now)
         return True
 
     def _is_news(self, known: Member, member: Member) -> bool:
         # A node restored from an old backup counts its starts anew: the dead lose.
-        x, y = (one.writer not in self.dead_at for one in (known, member))
+        x, y = (one.writer not in self.deaths.at for one in (known, member))
         return (y, member.age) > (x, known.age)
 
     def tell(self, **facts: Any) -> None:
@@ -333,6 +304,8 @@ class Mesh:
         for peer, link in sorted(self.links.items()):
             if link.news and may_send(peer):
                 news, link.news = link.news, {}
+                if news.pop(self.node_id, self) is None:
+                    self._tell_of(self.node_id, peer)  # First: it says who is dead.
                 for node_id in sorted(news):
                     self._tell_of(node_id, peer)
 
@@ -415,6 +388,16 @@ class Mesh:
         """Give the members lost less than an hour ago."""
         return {i for i, left in self.left_at.items() if now - left < MISSING_S}
 
+    def maybe_apart(self) -> Set[str]:
+        """Give the missing members that may live on the other side of a split."""
+        return {
+            node_id
+            for node_id in self.left_at
+            if node_id in self.members
+            and self.members[node_id].writer not in self.deaths.at
+            and not self.members[node_id].facts.get("stopping")
+        }
+
     # --- coordinating -------------------------------------------------------------
 
     def claims(self) -> Dict[str, List[int]]:
@@ -461,20 +444,6 @@ class Mesh:
             for link in self.links.values()
         )
 
-    # --- who is gone --------------------------------------------------------------
-
     def writers(self) -> Set[str]:
         """Give the writers of the component's comrades."""
         return {self.writer, *(member.writer for member in self.others())}
-
-    def gone_at(
-        self, writer: str, present: Iterable[str], now: float
-    ) -> Optional[float]:
-        """Give the time when what this writer ran may be called lost (D12), if ever."""
-        if writer in present:
-            self.missed_at.pop(writer, None)
-            return None
-        dead = self.dead_at.get(writer)
-        if dead is not None:
-            return dead + GONE_EOF_S
-        return self.missed_at.setdefault(writer, now) + GONE_SILENT_S

@@ -1,9 +1,9 @@
 """The core of a comrade: what it decides, as effects for others to carry out.
 
 Rules. Pure (D6): two verbs, `step(message, now)` and `tick(now)`, both lead to a list
-of effects; no I/O, no clock, no randomness, nothing blocks. The simulator and comrade.py
-run this very class. `now` is CLOCK_BOOTTIME in seconds (D4); wall-clock times only pass
-through, for display.
+of effects; no I/O, no clock, no randomness, nothing blocks. The simulator and
+comrade.py run this very class. `now` is CLOCK_BOOTTIME in seconds (D4); wall-clock
+times only pass through, for display.
 This file ties the parts together; each has one concern:
 
     taskqueue, record   all tasks, and how copies become one
@@ -12,23 +12,25 @@ This file ties the parts together; each has one concern:
     replica             what each peer doesn't have yet
     durable             when something may be acknowledged
     hands               what this process itself runs
+    adding              new tasks, in slices, all or none
     room                what this machine offers, and when a grant to it may start
     coordinator         what one comrade of a component decides for all
     peers               links and frames
     roster              the members in words
 
 How it works. Every message is handled by the method that DISPATCH names. Then `_turn`
-does what is due, in an order that matters: the coordinator decides, this node's own runs
-are started and stopped, records leave (those with living runs first), then news of
-members, last the disk. A change of a record, whatever caused it, goes through
+does what is due, in an order that matters: the coordinator decides, this node's own
+runs are started and stopped, records leave (those with living runs first), then news
+of members, last the disk. A change of a record, whatever caused it, goes through
 `_on_change`, which tells every part.
 
 Invariants. Those of the parts. A message that comes after this process was stopped
 (SIGSTOP) finds a node that has let go of all its links first.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from adding import Adding
 from coordinator import Coordinator
 from durable import Durable
 from effects import (
@@ -46,7 +48,6 @@ from effects import (
     LinkLost,
     LinkUp,
     Message,
-    NewTask,
     Refresh,
     RunEnded,
     RunRefused,
@@ -62,7 +63,7 @@ from hands import Hands
 from matching import Matcher
 from mesh import Mesh
 from peers import Peers
-from record import Record, State, named_key, run_order
+from record import Record, State, run_order
 from replica import Replica
 from room import Room
 from roster import Roster
@@ -72,15 +73,6 @@ from workers import Why, Worker
 
 LOOK_S = 1.0  # with runs in the cluster, what they became is looked at this often
 BYE_WAIT_S = 0.5  # all is handed back and on disk: a slow peer gets it so long
-
-
-class Bulk:
-    """An add that comes in slices, until its last one."""
-
-    def __init__(self) -> None:
-        self.keys: List[str] = []
-        self.new: List[str] = []
-        self.error = ""
 
 
 class Node:
@@ -110,9 +102,8 @@ class Node:
         )
         self.peers = Peers(self)
         self.roster = Roster(me, self.mesh, self.matcher)
-        self._tasks = 0  # counts keys (D8)
-        self._bulk: Dict[int, Bulk] = {}
-        self._is_sending = False
+        self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
+        self._is_sending = self._is_moving = False
         self._bye_at: Optional[float] = None
         self._is_over = False
 
@@ -138,7 +129,9 @@ class Node:
             self.peers.on_pause(now)
 
     def _turn(self, now: float) -> List[Effect]:
+        self.peers.look_around()
         self.matcher.waits.scan()
+        self._is_moving = self.matcher.move()
         self.room.check(now)
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
@@ -154,7 +147,8 @@ class Node:
         return effects
 
     def _deadline(self, now: float) -> Optional[float]:
-        if self._is_sending or self.matcher.waits.is_scanning():
+        is_scanning = self.matcher.waits.is_scanning()
+        if self._is_sending or self._is_moving or is_scanning:
             return now
         coordinator = self.coordinator
         times = [self.durable.deadline(now), self.mesh.deadline()]
@@ -215,75 +209,10 @@ class Node:
     # --- adding and deleting ------------------------------------------------------
 
     def _on_add(self, message: Add, now: float) -> None:
-        bulk = self._bulk.setdefault(message.ticket, Bulk())
-        fresh = [self._add_one(task, bulk, message.wall) for task in message.tasks]
-        new = [key for key in fresh if key]
-        bulk.new.extend(new)
-        for key in new:
-            self.durable.dirty.pop(key, None)  # its own batch writes it
-        is_sliced = message.more or len(bulk.new) > len(new)
-        group = message.ticket if is_sliced else 0
-        if bulk.error:
-            self._abandon(message.ticket, bulk.error)
-        elif message.more:
-            self._stage(message.ticket, bulk, new)
-        else:
-            if group:
-                self._stage(message.ticket, bulk, new)
-            del self._bulk[message.ticket]
-            self.replica.release(bulk.new)
-            self.durable.pledge(message.ticket, bulk.keys, bulk.new, now, group)
-
-    def _add_one(self, task: NewTask, bulk: Bulk, wall: float) -> str:
-        """Add a task unless it is there already; give its key if it is new."""
-        key = self._key_for(task, bulk)
-        bulk.keys.append(key)
-        if bulk.error or key in self.queue.records:
-            return ""
-        self.files.update(file.digest for file in task.needs.files)
-        self.matcher.blocked.add(key)
-        self.replica.held.add(key)
-        self.queue.add(key, task.command, task.needs, self.me.name, wall, task.name)
-        return key
-
-    def _key_for(self, task: NewTask, bulk: Bulk) -> str:
-        if not task.name:
-            self._tasks += 1
-            return "%d-%s" % (self._tasks, self.me.writer)
-        key = named_key(task.name, task.command, task.needs)
-        others = self.queue.names.get(task.name, [])
-        if others and key not in others:
-            bulk.error = "ID is %s; it belongs to another task; choose another" % (
-                task.name
-            )
-        elif not others and self.queue.is_name_purged(task.name):
-            bulk.error = (
-                "ID is %s; it belonged to a task that is complete and purged; choose "
-                "another" % task.name
-            )
-        return key
-
-    def _stage(self, ticket: int, bulk: Bulk, keys: List[str]) -> None:
-        """Write a slice of an add, to come to life with its last."""
-
-        def written(error: str) -> None:
-            if error:
-                bulk.error = bulk.error or error
-                self.durable.spoil(ticket, error)  # The last one may be out already.
-
-        self.durable.persist(keys, written, ticket)
+        self.adding.on_add(message, now)
 
     def _on_abandon(self, message: Abandon, now: float) -> None:
-        if message.ticket in self._bulk:
-            self._abandon(message.ticket, "it was abandoned")
-
-    def _abandon(self, ticket: int, error: str) -> None:
-        """Drop an add of which nobody was told yet."""
-        bulk = self._bulk.pop(ticket)
-        self.replica.held.difference_update(bulk.new)
-        self.durable.forget(bulk.new)
-        self.durable.persist([], lambda _: None, abort=ticket)
-        self.emit(Acked(ticket, [], error))
+        self.adding.on_abandon(message.ticket)
 
     def _on_delete(self, message: Delete, now: float) -> None:
         keys = [key for key in message.keys if key in self.queue.records]

@@ -1,7 +1,7 @@
 """What tasks printed: kept where it ran, small ones everywhere, found from anywhere.
 
-Reason for this file beside comrade.py: outputs have a way of their own, from a run's end
-to whoever asks, and several places to be in.
+Reason for this file beside comrade.py: outputs have a way of their own, from a run's
+end to whoever asks, and several places to be in.
 
 Rules. Knows files and digests, nothing of tasks' states. Up to SMALL_OUTPUT_BYTES go
 into the database, in the same transaction as the end that names them or an earlier one;
@@ -140,7 +140,7 @@ class Outputs:
             self.fetched[digest] = data
         return self.fetched[digest]
 
-    # --- for whoever asks ---------------------------------------------------------------
+    # --- for whoever asks ---------------------------------------------------------
 
     def fetch(self, size: int, digest: str, answer: AnswerTo) -> None:
         """Answer with an output's bytes, its path, or None if nobody has it."""

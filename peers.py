@@ -14,10 +14,21 @@ Invariants. An answer goes to the link that asked, never to its successor: frame
 numbered anew on each, and STORED is what D10 counts on.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, List, NamedTuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    NamedTuple,
+    Set,
+    Tuple,
+)
 
 from effects import CloseLink, Drain, Frame, Log, WantOutput
 from hands import PAUSED
+from matching import owner_of
 from mesh import Link
 from record import Phase, Record, run_order
 from workers import Worker
@@ -51,6 +62,8 @@ class Peers:
         self.replica = node.replica
         self.hands = node.hands
         self.source = ""  # the peer whose records are being merged
+        self._component: Set[str] = set()  # as `know_workers` saw it
+        self._shared: Tuple[FrozenSet[str], FrozenSet[str]] = (frozenset(), frozenset())
         self._storing: List[Storing] = []
 
     # --- links --------------------------------------------------------------------
@@ -107,9 +120,15 @@ class Peers:
             frame = {"kind": kind, "fields": fields, "to": target, "hops": ROUTE_HOPS}
             self.node.send(hop, "ROUTE", dict(frame, origin=self.mesh.node_id))
 
+    def look_around(self) -> None:
+        """Know the workers anew if the component changed, be it by time alone."""
+        if self.mesh.component != self._component:
+            self.know_workers()
+
     def know_workers(self) -> None:
         """Keep a Worker for each comrade of the component."""
         matcher, own = self.node.matcher, self.mesh.writer
+        self._component = self.mesh.component
         present = self.mesh.others()
         writers = {own, *(member.writer for member in present)}
         for writer in [w for w in matcher.workers if w not in writers]:
@@ -129,6 +148,18 @@ class Peers:
         self.node.worker.name = self.node.shown_name(self.mesh.facts)
         claims = self.mesh.claims().values()
         self.hands.term = max([self.hands.term, *(claim[0] for claim in claims)])
+        self._share()
+
+    def _share(self) -> None:
+        """Prefer our share of the tasks while members may be on another side."""
+        known = frozenset(self.mesh.component | self.mesh.maybe_apart())
+        here = frozenset(self.mesh.component)
+        if (here, known) != self._shared:
+            self._shared = (here, known)
+            is_split = known != here
+            self.node.matcher.share(
+                (lambda key: owner_of(key, known) not in here) if is_split else None
+            )
 
     # --- frames -------------------------------------------------------------------
 

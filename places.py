@@ -1,5 +1,8 @@
 """The necessary files of runs, in a node's working directory.
 
+Reason for this file beside sandbox.py: names and paths from users are dealt with in one
+place, without processes beside them.
+
 Rules: knows nothing of processes and of the cluster. No name from a user is used as a
 path but step by step from the working directory, following no link.
 

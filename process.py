@@ -97,3 +97,12 @@ def task_environ(home: str) -> Dict[str, str]:
     if not any(item.startswith(b"LC_CTYPE=") for item in given):
         environ.pop("LC_CTYPE", None)
     return environ
+
+
+def reap_inherited() -> None:
+    """Wait for the launcher's children, which are ours since it became this process."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except OSError:
+        pass  # there are none

@@ -20,8 +20,9 @@ Reconcile, both ends alike, at a new link and when roots stay different:
 
 A MARK is answered (MARKED) when all before it is merged: links are in order.
 
-Invariants. D10: `stored` is told only of records that a peer has fsynced; `got` of those
-that it has in memory. D11: after reconciling, with nothing left to send, roots are equal.
+Invariants. D10: `stored` is told only of records that a peer has fsynced; `got` of
+those that it has in memory. D11: after reconciling, with nothing left to send, roots
+are equal. What looks at all records (scans, comparing) takes a slice a turn.
 """
 
 from itertools import islice

@@ -1,13 +1,13 @@
 """What this node offers as a worker, and when a grant to it may start.
 
-Reason for this file beside node.py and hands.py: hands.py is what runs, the same for any
-worker; here is what a comrade's own machine has (conditions, memory, disk, files), told
-to the others as facts, and the second copy that a grant to oneself needs.
+Reason for this file beside node.py and hands.py: hands.py is what runs, the same for
+any worker; here is what a comrade's own machine has (conditions, memory, disk, files),
+told to the others as facts, and the second copy that a grant to oneself needs.
 
-Rules. Pure (D6). Asks the machine with Check and WantFile; the answers come as messages.
+Rules. Pure (D6). Asks the machine with Check and WantFile; answers come as messages.
 
-How it works. While some task waits for a worker and this one isn't full, the machine is
-asked which of the wanted conditions hold, when the last answer is older than FACTS_S;
+How it works. While some task waits for a worker and this one isn't full, the machine
+is asked which of the wanted conditions hold, if the last answer is older than FACTS_S;
 until the answer nothing is granted to this node by itself. Else nothing is asked (D5).
 
 Invariants.

@@ -1,5 +1,8 @@
 """The shells that tasks run in, seen from the node: keepers, their watcher, the pool.
 
+Reason for this file beside sandbox.py: this is the seam where warm shells come in; what
+a run is, and when it is over, is sandbox.py's.
+
 Rules: knows of scripts, outputs and statuses, not of runs; imports only keeper.py,
 which tells what these shells are and do.
 
@@ -63,8 +66,9 @@ def task_script(
     if odd:
         words.append(b"env ")
         words += [quote(os.fsencode(f"{k}={v}")) + b" " for k, v in odd.items()]
-    # `return` keeps bash from what is left of the script before
-    end = b" </dev/null >&3 2>&4 3>&- 4>&- &\nreturn\n"
+    # one line: where bash reads the next one with job control on, it also notes a task
+    # that just exited. `return` keeps it from what is left of the script before
+    end = b" </dev/null >&3 2>&4 3>&- 4>&- & set +m; return\n"
     return b"".join([*words, b"bash -c ", quote(command), end])
 
 
@@ -224,7 +228,7 @@ def spawn(
     stdout: int,
     is_group: bool = False,
 ) -> int:
-    """Start a program without forking Python, in a process group of its own if asked."""
+    """Start a program without forking Python, as a process group if asked."""
     if sys.version_info < (3, 8):
         import subprocess
 
@@ -239,8 +243,10 @@ def spawn(
         return process.pid
     duplicate = os.POSIX_SPAWN_DUP2  # novm
     actions = [(duplicate, stdin, 0), (duplicate, stdout, 1)]
-    group = {"setpgroup": 0} if is_group else {}
-    return os.posix_spawnp(argv[0], argv, environ, file_actions=actions, **group)  # novm
+    start = os.posix_spawnp  # novm
+    if is_group:
+        return start(argv[0], argv, environ, file_actions=actions, setpgroup=0)
+    return start(argv[0], argv, environ, file_actions=actions)
 
 
 class Watcher:

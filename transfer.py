@@ -12,7 +12,7 @@ the content can't be had there, or not now.
 How it works. A `Want` is a content that is to come here: it asks one linked peer after
 the other, goes on where it was when a link breaks, and begins anew a while after all
 said no. What arrives is written as it comes, its digest checked at the end
-(store.Part); finishing (fsync) is done aside. A `Serve` is a content that goes out on one link.
+(store.Part); finishing (fsync) is done aside. A `Serve` goes out on one link.
 
     want --> line --slot free--> coming --all pieces--> finishing --> then(True)
                ^                   | broken, stalled, refused: ask the next peer

@@ -16,7 +16,7 @@ import errno
 import json
 import os
 from stat import S_ISREG
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
 import conditions
 import settings
@@ -32,6 +32,7 @@ from control import (
     No,
     Until,
     Verb,
+    Waits,
     Wrong,
     more_room,
     printable,
@@ -51,7 +52,7 @@ from listing import (
     table,
     why_lines,
 )
-from record import UNFINISHED, File, Record, State, named_key
+from record import UNFINISHED, File, Phase, Record, Run, State, named_key
 from taskform import (
     TASK_FORMAT,
     Draft,
@@ -68,6 +69,7 @@ LIST_BYTES_MAX = 128 << 20  # of a file of tasks: half a million long lines
 READ_BYTES = 1 << 20  # of it at once: a few ms
 FINDS = 20  # ids looked up in one turn of the loop: a prefix is searched for
 TAG_CHARS_MAX = 200
+ENDING_S = 5.0  # an output of a run that ends is waited for: it may be large
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
@@ -212,11 +214,12 @@ def _check_ids(ctl: Control, drafts: List[Draft]) -> Verb:
 
 def _no_file(draft: Draft, problem: OSError) -> Exception:
     why = problem.strerror or str(problem)
-    if problem.errno in DISK_ERRORS:
+    cause = problem.__cause__ if problem.errno is None else problem
+    if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
         return No(f"{draft.where}FILES can't be kept; found: {why}; nothing was added")
-    named = os.fsencode(problem.filename or "").decode("utf-8", "surrogateescape")
-    given = [path for path in draft.paths if named and named.endswith(path)]
-    found = max(given, key=len, default=named or ";".join(draft.paths))
+    named = os.fsencode(problem.filename or why).decode("utf-8", "surrogateescape")
+    given = [path for path in draft.paths if path in named]
+    found = max(given, key=len, default=";".join(draft.paths))
     what = f"{draft.where}FILES names what can't be used: {why}"
     return Wrong(told(what, found, "name files that are there"))
 
@@ -363,21 +366,13 @@ def _get_output(ctl: Control, call: Call) -> Verb:
     flags, rest = split_flags(call.args[1:], ("--stderr",))
     call.args[1:] = rest
     record = find(ctl, only(call, "ID"))
-    run_key = record.telling_run()
-    if run_key is None:
-        raise No(
-            f"{record.shown} has no output; found that it is {record.state.value}, and "
-            "has not run; see leoronic_why"
-        )
     which = "err" if flags else "out"
-    detail = record.runs[run_key].detail
-    size, digest = detail.get(which, (-1, ""))
-    found: Any = None
-    if size == 0:
+    run, live = yield from _run_of(ctl, record, which)
+    found: Any = live
+    size, digest = run.detail.get(which, (-1, ""))
+    if size == 0 or (size < 0 and _may_begin(ctl, run)):
         return
-    if size < 0:
-        found = ctl.acts.live_output(run_key, which)
-    elif digest:
+    if size > 0 and digest:
         found = yield Fetch(size, digest)
     if isinstance(found, bytes):
         call.raw(found)
@@ -386,8 +381,36 @@ def _get_output(ctl: Control, call: Call) -> Verb:
     else:
         raise No(
             "the output of %s isn't here; found that it ran on %s; it may be lost"
-            % (record.shown, detail.get("node") or "another node")
+            % (record.shown, run.detail.get("node") or "another node")
         )
+
+
+def _run_of(
+    ctl: Control, record: Record, which: str
+) -> Generator[Waits, Any, Tuple[Run, Optional[str]]]:
+    """Give the run that speaks for a task, and where its output gathers meanwhile.
+
+    Between that and an end that is told lies some time: a large output is being moved.
+    """
+    deadline = ctl.acts.clock() + ENDING_S
+    while True:
+        run_key = record.telling_run()
+        if run_key is None:
+            raise No(
+                f"{record.shown} has no output; found that it is {record.state.value}, "
+                "and has not run; see leoronic_why"
+            )
+        run = record.runs[run_key]
+        live = ctl.acts.live_output(run_key, which)
+        is_ending = run.phase is Phase.STARTED and run.worker == ctl.node.me.writer
+        if live or not is_ending or ctl.acts.clock() >= deadline:
+            return run, live
+        yield Until(deadline)
+
+
+def _may_begin(ctl: Control, run: Run) -> bool:
+    """Say whether a run is about to start here, and so has printed nothing yet."""
+    return run.phase is Phase.GRANTED and run.worker == ctl.node.me.writer
 
 
 def _send_file(record: Record, call: Call, path: str) -> Verb:

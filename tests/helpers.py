@@ -129,6 +129,11 @@ class Node:
 
     def start(self) -> None:
         """Start the comrade, return at its ready line; what it printed is in log."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start the comrade and don't wait for it."""
         assert self.process is None or self.process.poll() is not None
         with open(str(self.log), "wb") as log:
             self.process = subprocess.Popen(
@@ -140,6 +145,10 @@ class Node:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def await_ready(self) -> None:
+        """Return at the ready line of the comrade that was started."""
+        assert self.process, "the node was not started"
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self.is_ready():
             code = self.process.poll()

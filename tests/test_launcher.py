@@ -121,6 +121,14 @@ def test_arguments_are_passed_on(option: str, program: Path) -> None:
     assert started(program).arguments == []
 
 
+def test_the_demo_is_a_script_of_its_own(program: Path) -> None:
+    code, out, err = launch(program, "--demo")
+    assert (code, out) == (111, b"") and b"leoronic_demo can't be read; copy" in err
+    (program / "leoronic_demo").write_text('echo "$0" $#')
+    told = "%s 0\n" % (program / "leoronic_demo")
+    assert launch(program, "--demo") == (0, told.encode(), b"")
+
+
 @pytest.mark.parametrize(
     "arguments", ["--foo", "x", "--help --demo", "-h", "--marked-lines x"]
 )
@@ -380,7 +388,7 @@ def test_no_state_directory_is_made_by_the_fetch(
     assert not (tmp_path / "state dir").exists() and not (tmp_path / "notes").exists()
 
 
-@pytest.mark.parametrize("option", ["--demo", "--help", "--version"])
+@pytest.mark.parametrize("option", ["--help", "--version"])
 def test_nothing_is_fetched_unless_a_comrade_is_to_stay(
     option: str, program: Path, fetching: Dict[str, str], tmp_path: Path
 ) -> None:

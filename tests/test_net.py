@@ -1,4 +1,4 @@
-"""Links and the listener: sockets on 127.0.0.x, driven by one poll and a false clock."""
+"""Links and the listener: sockets on 127.0.0.x, one poll, a false clock."""
 
 import errno
 import os

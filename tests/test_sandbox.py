@@ -502,6 +502,15 @@ def test_a_signal_is_told_from_an_exit_with_the_same_number(box: Box) -> None:
     assert {command: box.run(command).cause for command in causes} == causes
 
 
+def test_an_exit_is_never_taken_for_a_signal_however_busy_the_machine(box: Box) -> None:
+    """bash notes an exit, too, if it reads on while job control is on."""
+    runs = [box.start("exit 139") for _ in range(2)]
+    for _ in range(300):
+        end = box.result(runs.pop(0))
+        assert isinstance(end, Ended) and (end.exit, end.cause) == (139, "")
+        runs.append(box.start("exit 139"))
+
+
 def test_times_are_told(box: Box) -> None:
     before = time.time()
     end = box.run("sleep 0.3")

@@ -11,6 +11,7 @@ from test_taskform import SOUND, WRONG_FIELDS, changed
 import conditions
 from control import OUT_BYTES_MAX, SLICE
 from listing import FIELDS
+from verbs import ENDING_S
 
 FIELD_TYPES = {
     "id": str,
@@ -584,7 +585,18 @@ def test_output_that_is_gone_or_not_there_is_said_to_be(mixed):
     assert "isn't here" in mixed.ask("get_output", "t-done").err[0]
     answer = mixed.ask("get_output", "t-waiting")
     assert answer.code == 1 and "has not run" in answer.err[0]
-    assert mixed.ask("get_output", "t-running").code == 1
+    client = mixed.client("get_output", "t-running")
+    mixed.advance(ENDING_S)
+    assert client.answer.code == 1
+
+
+def test_an_output_that_is_being_moved_is_waited_for(mixed):
+    mixed.outputs = {"d": b"all of it"}
+    client = mixed.client("get_output", "t-running")
+    mixed.settle()
+    assert client.answer.code is None
+    mixed.end("t-running", out=(9, "d"))
+    assert client.answer == (0, b"all of it", [], [])
 
 
 def test_the_output_of_a_running_task_is_what_it_has_printed(mixed, tmp_path):

@@ -1,17 +1,20 @@
 """What goes wrong in a seed: a random subset of all faults, at random times.
 
-How it works. A seed is one of two kinds. In a *healthy* one at most one node at a time
-dies, stops, joins or comes back, nobody is paused for 2.5 s, all stay connected: D2 must
-hold to the letter. In a *rough* one anything of ROUGH may happen, at once. Then all is
-healed for good (the dead come back, or stay away) and what FAULTS.md calls liveness
-must follow within its bounds.
+How it works. A seed is one of three kinds. In a *healthy* one at most one node at a
+time dies, stops, joins or comes back, nobody is paused for 2.5 s, all stay connected:
+D2 must hold to the letter. In a *paused* one a node is stopped for 4 to 11 s, maybe
+between deciding and sending, and D2 holds all the same (FAULTS 11 allows a duplicate):
+nobody counts as gone within 20 s of silence. In a *rough* one anything of ROUGH may
+happen, at once. Then all is healed for good (the dead come back, or stay away) and what
+FAULTS.md calls liveness must follow within its bounds.
 """
 
 from typing import Any, Callable, Dict, List
 
 from ledger import Broken
-from record import UNFINISHED, File, Record
 from world import World
+
+from record import UNFINISHED, File, Record
 
 FAULTS_S = 12.0  # faults happen for this long
 MESH_S = 4.0  # all are linked again: redials every 2 s
@@ -22,7 +25,7 @@ QUIET_S = 3.0  # L10: nothing changes any more
 
 
 class Faults:
-    """The faults of one seed; each method is one, and undoes itself later or at heal."""
+    """The faults of one seed; each method is one, undone later or at heal."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -121,6 +124,11 @@ class Faults:
         if keys:
             self.world.delete(self.one(), [self.rng.choice(keys)])
 
+    def pause_one(self) -> None:
+        """Pause the victim for long, maybe between a decision and its frames."""
+        self.rng.choice([self.world.pause, self.world.pause_in_turn])(self.victim)
+        self.world.after(self.rng.uniform(4, 11), self.world.resume, self.victim)
+
     # --- one at a time (D2) -------------------------------------------------------
 
     def single(self) -> None:
@@ -139,12 +147,14 @@ ROUGH = (
     "hung_disk slow_disk slow_network refuse purge delete"
 ).split()
 HEALTHY = "single nap slow_network slow_disk".split()
+PAUSED = "pause_one slow_network slow_disk".split()
 
 
 def add_tasks(world: World) -> None:
     """Let users add all kinds of tasks, anywhere, all the time."""
     rng = world.rng
     names = sorted(world.hosts)
+    span = rng.choice([FAULTS_S, FAULTS_S, 2.0])
     for i in range(rng.randint(3, 8)):
         command = "%.1f %d" % (rng.uniform(0.1, 4), rng.random() < 0.15)
         needs: Dict[str, Any] = {}
@@ -162,7 +172,7 @@ def add_tasks(world: World) -> None:
             needs["conditions"] = ("queue:is_first",)
         if rng.random() < 0.1:
             needs["own"] = "own%d" % rng.randint(0, 2)
-        at = rng.uniform(0, FAULTS_S)
+        at = rng.uniform(0, span)
         count = rng.randint(1, 3)
         world.at(at, _add, world, rng.choice(names), count, command, needs)
 
@@ -179,6 +189,8 @@ def plan(world: World) -> List[str]:
     faults = Faults(world)
     world.ledger.is_healthy = rng.random() < 0.4
     kinds = HEALTHY if world.ledger.is_healthy else ROUGH
+    if rng.random() < 0.15:
+        world.ledger.is_healthy, kinds = True, PAUSED
     chosen = [kind for kind in kinds if rng.random() < 0.5] or [rng.choice(kinds)]
     late = rng.choice(sorted(world.hosts))
     if world.ledger.is_healthy:
@@ -222,11 +234,13 @@ def recover(world: World) -> None:
     world.heap = [event for event in world.heap if not _is_fault(event)]
     world.heap.sort()
     world.heal()
-    tags = " ".join(r.needs.conditions[0] for r in unfinished_records(world) if r.needs.conditions)
+    wanted = [r.needs.conditions for r in unfinished_records(world)]
     for name, host in world.hosts.items():
-        is_alone = len(world.living()) == 0
-        if host.process is None and (is_alone or rng.random() < 0.7 or "worker:tag " + name in tags):
+        is_wanted = ("worker:tag " + name,) in wanted
+        if host.process is None and (is_wanted or rng.random() < 0.7):
             world.start(name)
+    if not world.living():
+        world.start(sorted(world.hosts)[0])
     linked = world.until(world.is_meshed, MESH_S, 0.05)
     ledger.check(linked, "L1", "not all are linked again")
     equal = world.until(world.is_equal, EQUAL_S, 0.02)
@@ -251,8 +265,11 @@ def _is_fault(event: Any) -> bool:
 
 
 def is_agreed(world: World) -> bool:
-    """Say whether all take the same for the coordinator."""
-    return len(set(world.coordinators())) == 1
+    """Say whether all know who is there, and take the same for the coordinator."""
+    living = {process.host.name for process in world.living()}
+    components = [process.node.mesh.component for process in world.living()]
+    is_known = all(component == living for component in components)
+    return is_known and len(set(world.coordinators())) == 1
 
 
 def unfinished_records(world: World) -> List[Record]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set
 
 import effects as core
 from hands import DUPLICATE
-from record import Phase, Record, State, run_order
+from record import FINAL, Phase, Record, State, run_order, split_key
 
 if TYPE_CHECKING:
     from world import Host, Process, World
 
-COPY_S = 3.0  # a grant to oneself may go without its second copy after this
+COPY_S = 2.99  # a grant to oneself may go without its second copy after 3 s
 STALE_S = 30.0  # an order to stop a duplicate reaches a paused worker this late
 FINISHED = (State.DONE, State.FAILED, State.DELETED)
 STILL_POSSIBLE = {
@@ -75,9 +75,7 @@ class Ledger:
         self.world.log("%s starts %s of %s" % (process.host.name, run, key))
         here = process.node.queue.records.get(key)
         granted = here.runs.get(run) if here is not None else None
-        self.check(
-            granted is not None and granted.worker == process.writer, "S2", run
-        )
+        self.check(granted is not None and granted.worker == process.writer, "S2", run)
         self.check(run not in self.lives, "S11", run + " starts twice")
         assert here is not None
         self.check(here.state not in FINISHED, "S10", "%s is %s" % (key, here.state))
@@ -180,7 +178,7 @@ class Ledger:
             text = "%s of %s at %s is on %s: %s" % (
                 *(what, key, here, sorted(on_disk), effect.note),
             )
-            if key in process.node.queue.purged.intervals or key in self.purged:
+            if key in self.purged:
                 continue
             if "not on this disk" in effect.note:
                 self.check(len(on_disk - {here}) >= 1, "D10", text)
@@ -230,7 +228,8 @@ class Ledger:
             is_back = old in FINISHED and new is not old
             if is_back and (old, new) not in STILL_POSSIBLE:
                 self.check(False, "S4", "%s from %s to %s" % (record.key, old, new))
-            self.check(not queue.purged.covers(record.key), "S9", record.key)
+            is_purged = _is_covered(queue.purged.intervals, record.key)
+            self.check(not is_purged, "S9", record.key)
             for run, value in record.runs.items():
                 worker = self.granted.setdefault(run, value.worker)
                 self.granted_at.setdefault(run, self.world.t)
@@ -248,7 +247,7 @@ class Ledger:
             self.check(not queue.malformed, "D9", "%s" % (queue.malformed,))
             for what in ("add", "delete"):
                 for key in self.promised[what]:
-                    if key in self.excused or queue.purged.covers(key):
+                    if key in self.excused or _is_covered(queue.purged.intervals, key):
                         continue
                     self.check(key in queue.records, "S1", "%s at %s" % (key, name))
                     is_deleted = what == "add" or queue.records[key].deleted
@@ -278,6 +277,11 @@ class Ledger:
         self.check(not late, "L8", "tickets %s never got an answer" % late)
 
 
+def _is_covered(intervals: Dict[str, List[List[int]]], key: str) -> bool:
+    n, writer = split_key(key)
+    return any(low <= n <= high for low, high in intervals.get(writer, ()))
+
+
 def _runs(process: "Process", key: str) -> Dict[str, Any]:
     record = process.node.queue.records.get(key)
     return record.runs if record is not None else {}
@@ -290,4 +294,4 @@ def _is_deleted(process: "Process", key: str) -> bool:
 
 def _is_final(process: "Process", life: Life) -> bool:
     run = _runs(process, life.key).get(life.run)
-    return run is not None and run.phase is Phase.ENDED
+    return run is not None and run.phase >= FINAL

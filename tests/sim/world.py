@@ -17,8 +17,9 @@ import random
 from heapq import heappop, heappush
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-import effects as core
 from ledger import Ledger
+
+import effects as core
 from node import Node
 from record import Needs, State
 
@@ -70,7 +71,7 @@ class Host:
         self.known: Dict[str, None] = {}  # members met, kept on disk
         self.writers: List[str] = []
         self.is_on = True
-        self.process: Optional["Process"] = None
+        self.process: Optional[Process] = None
         self.cores = 2
         self.tags = ["tag " + name]
         self.refusal = 0.0  # how often the sandbox refuses a run
@@ -166,6 +167,7 @@ class Process:
         self.wants: Dict[str, None] = {}
         self.inbox: List[Tuple[Callable[..., None], Any]] = []
         self.is_paused = False
+        self.is_to_pause = False  # in the middle of its next turn that sends records
         self.is_ticking = False
         self.wake: Optional[float] = None
 
@@ -249,6 +251,11 @@ class Process:
 
     def perform(self, made: List[core.Effect]) -> None:
         """Carry out what the core decided."""
+        if self.is_to_pause and any(getattr(e, "kind", "") == "RECORDS" for e in made):
+            self.is_to_pause, self.is_paused = False, True
+            self.world.log("pause %s in the middle of a turn" % self.host.name)
+            self.inbox.append((self.perform, (made,)))
+            return
         for effect in made:
             getattr(self, "on_" + type(effect).__name__.lower())(effect)
 
@@ -379,7 +386,8 @@ class Process:
         """One end, then the other, has authenticated its peer."""
         process, other = wire.ends[side], wire.ends[1 - side]
         is_cut = self.world.is_cut(process.host.name, other.host.name)
-        if not process.is_alive() or not other.is_alive() or process.is_paused or is_cut:
+        are_there = process.is_alive() and other.is_alive() and not process.is_paused
+        if is_cut or not are_there:
             self.world.dialling.discard(pair)
             wire.close(other)
             return
@@ -531,9 +539,17 @@ class World:
             self.log("pause " + name)
             process.is_paused = True
 
+    def pause_in_turn(self, name: str) -> None:
+        """SIGSTOP between deciding and sending."""
+        process = self.hosts[name].process
+        if process is not None:
+            process.is_to_pause = True
+
     def resume(self, name: str) -> None:
         """SIGCONT."""
         process = self.hosts[name].process
+        if process is not None:
+            process.is_to_pause = False
         if process is not None and process.is_paused:
             self.log("resume " + name)
             process.resume()

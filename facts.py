@@ -1,0 +1,73 @@
+"""What a node says of itself in MEMBER: the fields, and what each must be.
+
+Reason for this file beside mesh.py: validation (D9) is no membership. Facts are kept
+as they came, passed on and read by every part for as long as a node is known: what is
+malformed must not get in.
+
+Rules. Pure (D6). A field that isn't here is unknown, kept and passed on.
+"""
+
+from typing import Any, Callable, Dict
+
+TERM_MAX = 1 << 50
+NUMBER_MAX = 1 << 53  # JSON numbers stay exact up to here
+TEXT_CHARS_MAX = 300
+
+Facts = Dict[str, Any]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_claim(value: Any) -> bool:
+    if value is None:
+        return True
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(_is_number(n) for n in value) and value[0] <= TERM_MAX
+
+
+FACTS: Dict[str, Callable[[Any], bool]] = {
+    "id": _is_text,
+    "writer": _is_text,
+    "starts": _is_number,
+    "seq": _is_number,
+    # the mesh's own
+    "links": _are_texts,
+    "claim": _is_claim,
+    "follows": _is_text,
+    "term": lambda value: _is_number(value) and value <= TERM_MAX,
+    "ready": _is_flag,
+    "stopping": _is_flag,
+    "dead": _are_texts,
+    # what the node offers
+    "name": _is_text,
+    "address": _is_text,
+    "role": _is_text,
+    "cores": _is_number,
+    "memory": _is_number,
+    "free_memory": lambda value: value is None or _is_number(value),
+    "free_disk": _is_number,
+    "holds": _are_texts,
+    "tags": _are_texts,
+    "draining": _is_flag,
+}
+
+
+def check_facts(facts: Facts) -> None:
+    """Raise ValueError unless facts are what MEMBER may hold (D9)."""
+    for field, is_right in FACTS.items():
+        if not is_right(facts.get(field, ...)):
+            raise ValueError("%s of MEMBER is %.40r" % (field, facts.get(field)))
