@@ -189,6 +189,7 @@ class Node:
                 self.queue.advance(key, run_key, "lose", {})
         self.coordinator.begin(set(known), now)
         self.mesh.tell(ready=not self.coordinator.wait_for)
+        self.room.refresh()  # What is free here is told with the first facts.
 
     # --- every change of a record -------------------------------------------------
 
