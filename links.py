@@ -17,6 +17,7 @@ nonce of a dial begins with its number.
 
 The same node id from another process: if the old one answers a ping, the newcomer is a
 clone (a copied state directory), is told so and draws a new id; else it replaces it.
+When two with one id meet each other, the one that was started last draws a new one.
 Until that is clear the newcomer isn't read, so nothing that it says is lost.
 
 Invariants
@@ -43,6 +44,7 @@ from effects import DialRefused, Frame, Identity, LinkLost, LinkUp, Message
 from wire import End, Kind, Role
 
 PING_S = 1.0  # a clone's original has this long to answer
+CLONE_S = 5.0  # whoever is up for longer is the original, of two with one id
 PAUSE_S = 2.5  # woken so much too late: this process was stopped, the peers were not
 TELL_INTERVAL_S = 1.0  # between lines about strangers (FAULTS 42)
 
@@ -129,6 +131,7 @@ class Links:
         self._count = 0  # dials and pings
         self._due: Optional[float] = None
         self._has_stepped = False
+        self._began = seams.clock()
         self._listener = net.Listener(me.address, port, lambda: self._shake(False))
         self.port = self._listener.port
         seams.watch(self._listener.fileno(), self._on_listener, None)
@@ -240,7 +243,7 @@ class Links:
         peer = link.peer.node if link.peer is not None else ""
         why = frame.fields.get("why")
         if frame.kind is Kind.BYE:
-            if why == "clone":
+            if why == "clone" and not self._stays(link):
                 self.seams.on_clone()
             link.close(End.STOPPING if why == "stopping" else End.CLOSING)
         elif self.links.get(peer) is not link:
@@ -327,9 +330,26 @@ class Links:
     def _on_own_id(self, link: net.Link, now: float) -> None:
         assert link.peer is not None
         self.targets.put_off(link.address, now, PUT_OFF_S)
-        if link.peer.writer < self.me.writer:  # one of two clones draws a new id
-            self.seams.on_clone()
-        link.bye("closing")
+        is_first = self.me.writer < link.peer.writer
+        if not self._is_old():
+            if not is_first:  # a toss; if it is for us, the other's BYE says what then
+                self.seams.on_clone()
+                link.bye("closing")
+        elif is_first:
+            link.bye("clone")
+        else:
+            link.send(Kind.BYE, {"why": "clone"})  # and hear whether it is old as well
+
+    def _stays(self, link: net.Link) -> bool:
+        """Say whether of two with one id, both old, this one keeps it."""
+        who = link.peer
+        if who is None or who.node != self.me.node_id:
+            return False
+        return self.me.writer < who.writer and self._is_old()
+
+    def _is_old(self) -> bool:
+        """Say whether this process surely isn't the clone that was started just now."""
+        return self.seams.clock() >= self._began + CLONE_S
 
     def _replace(self, old: net.Link, new: net.Link, who: wire.Hello, why: str) -> None:
         del self.links[who.node]

@@ -230,9 +230,7 @@ class Mesh:
             facts["id"], facts["writer"], facts["starts"], facts["seq"], facts
         )
         known = self.members.get(member.node_id)
-        if member.node_id == self.node_id or (
-            known and not self._is_news(known, member)
-        ):
+        if member.node_id == self.node_id or not self._is_news(known, member):
             return False
         if known is None and len(self.members) >= FACTS_MAX:
             return False
@@ -242,14 +240,22 @@ class Mesh:
         for peer, link in self.links.items():
             if peer != source:
                 link.news[member.node_id] = None
+        linked = {link.writer for link in self.links.values()}
         for writer in facts["dead"]:
-            self.deaths.note(writer, now)
+            if writer not in linked:
+                self.deaths.note(writer, now)
         self.term = max(self.term, facts["term"])
         self.refresh(now)
         return True
 
-    def _is_news(self, known: Member, member: Member) -> bool:
-        # A node restored from an old backup counts its starts anew: the dead lose.
+    def _is_news(self, known: Optional[Member], member: Member) -> bool:
+        # A node restored from an old backup counts its starts anew: so who proved to
+        # be the node (a link) wins over any other process of it, and the dead lose.
+        link = self.links.get(member.node_id)
+        if link is not None and link.writer != member.writer:
+            return False
+        if known is None or (link is not None and known.writer != link.writer):
+            return True
         x, y = (one.writer not in self.deaths.at for one in (known, member))
         return (y, member.age) > (x, known.age)
 

@@ -4,7 +4,7 @@
         cluster.nodes[0].add(cluster.ledger.task("a"))
 
 All on loopback addresses, told of each other, discovery off (helpers.Node). The
-laboratory puts the same kind of nodes into network namespaces (tests/lan.py).
+laboratory puts the same kind of nodes into network namespaces (tests/netlab.py).
 
 The ledger is a file outside the cluster. Each task that `Ledger.task` makes appends a
 line when it starts and one when it ends, so starts, ends and duplicates are counted

@@ -31,7 +31,7 @@ PYTHON = os.environ.get("LEORONIC_PYTHON") or sys.executable
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 MARKED_PLACE = "# leoronic_add_tag has_gpu\n"
 CRASHES = 12  # rounds of add, kill -9, restart
-SEED = int(os.environ.get("LEORONIC_SEED") or random.randrange(1 << 32))
+SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 32))
 
 Ran = Tuple[int, bytes, bytes]  # code, stdout, stderr
 
@@ -325,8 +325,10 @@ def test_without_tasks_it_stops_at_once(node: OneNode) -> None:
 def test_leoronic_stop_stops_it_as_a_signal_does(node: OneNode) -> None:
     task = node.add("sleep 600")
     node.until_state(task, "running")
+    began = time.monotonic()
     assert node.ask("stop") == (0, b"", b"")
     assert node.process and node.process.wait(STOP_S + SLACK_S) == 0
+    assert time.monotonic() - began < STOP_S  # a task that obeys TERM holds up nobody
     assert not (node.home / "control").exists()
     code, out, err = node.ask("get_queue")
     assert (code, out) == (3, b"") and b"bash leoronic" in err
@@ -1072,7 +1074,7 @@ def test_a_log_cut_off_beyond_what_was_acknowledged_loses_nothing(
         os.truncate(str(node.home / "queue" / "db-wal"), cut)
         node.start()
         found = list(node.rows())
-        assert found[:3] == acked, "seed %d, cut at %d" % (SEED, cut)
+        assert found[:3] == acked, "TEST_SEED=%d, cut at %d" % (SEED, cut)
         assert "damaged" not in node.printed()
         assert node.stop() == 0
 

@@ -1,7 +1,7 @@
 """Real comrades that find each other by broadcast; the quick cases of the laboratory.
 
 All cases: bash tests/run --lab (tests/lab). They need root, for network namespaces, and
-are skipped without it. No packet leaves this machine: see tests/lan.py.
+are skipped without it. No packet leaves this machine: see tests/netlab.py.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Callable, List, Sequence
 import figures
 import pytest
 from cluster import Ledger, await_component, await_equal, until
-from lan import Lan, Machine, doubles, lab, missing
+from netlab import Lan, Machine, doubles, lab, missing
 
 __all__ = ["lab"]
 

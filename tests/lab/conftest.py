@@ -3,7 +3,7 @@
 from typing import Any
 
 import figures
-from lan import lab
+from netlab import lab
 
 __all__ = ["lab"]
 

@@ -1,4 +1,4 @@
-"""What a LAN does to comrades: real ones, in network namespaces (tests/lan.py).
+"""What a LAN does to comrades: real ones, in network namespaces (tests/netlab.py).
 
 Each case is one of shared FAULTS' or of the issue about the laboratory; it notes what
 it expected and measured, and a table of that is printed at the end. The ledger, which
@@ -12,7 +12,7 @@ from typing import Callable, Dict, List
 import figures
 import pytest
 from cluster import await_component, await_equal, until
-from lan import NET, Lan, Machine, coordinators, doubles, missing
+from netlab import NET, Lan, Machine, coordinators, doubles, missing
 from test_lan import SLACK_S, begin, finish, tasks_of
 
 Lab = Callable[[int], Lan]
@@ -251,7 +251,7 @@ def ended_on(lan: Lan, machines: List[Machine]) -> int:
 
 
 def lan_runs(lan: Lan) -> Dict[str, object]:
-    from lan import runs_of
+    from netlab import runs_of
 
     return dict(runs_of(lan.nodes))
 

@@ -241,6 +241,7 @@ class Ledger:
 
     def settle(self) -> None:
         """Check what must hold once all is quiet."""
+        self.excused |= self._switched_off()
         for process in self.world.living():
             queue, name = process.node.queue, process.host.name
             self.check(not queue.contradictions, "S8", name + " saw a contradiction")
@@ -255,6 +256,13 @@ class Ledger:
             for record in queue.records.values():
                 self._check_runs(record)
         self.check_over()
+
+    def _switched_off(self) -> Set[str]:
+        """Give what only the disks of nodes that stayed away have."""
+        hosts = self.world.hosts.values()
+        away = {k for h in hosts if h.process is None for k in h.disk.rows}
+        living = self.world.living()
+        return {k for k in away if not any(k in p.node.queue.records for p in living)}
 
     def _check_runs(self, record: Record) -> None:
         for run, value in record.runs.items():

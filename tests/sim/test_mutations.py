@@ -107,9 +107,9 @@ MUTATIONS: Dict[str, Mutation] = {
         coordinator, "START_S", 0.0, (0, 8)
     ),
     "stale grants are started": Mutation(
-        hands.Hands, "_answer_grant", _nobody_is_stale, (263,)
+        hands.Hands, "_answer_grant", _nobody_is_stale, (352,)
     ),
-    "a pause isn't noticed": Mutation(mesh.Mesh, "notice_pause", _no_pause, (46,)),
+    "a pause isn't noticed": Mutation(mesh.Mesh, "notice_pause", _no_pause, (30, 253)),
     "acknowledged before fsync": Mutation(
         durable.Durable, "_settle", _settle_at_once, (0, 1)
     ),
