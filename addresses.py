@@ -147,13 +147,20 @@ class Targets:
                 del self.all[link.address]
         return target
 
-    def on_met(self, link: net.Link, owner: str) -> None:
-        """Note who has proved himself at an address."""
+    def on_met(self, link: net.Link, owner: str) -> str:
+        """Note who has proved himself at an address; give whose death that proves."""
         target = self.add(link.address)
-        if target is not None:
-            target.owner = owner
-            if target.link is link:
-                target.link = None
+        if target is None:
+            return ""
+        former = target.owner if target.is_scene and target.owner != owner else ""
+        target.owner = owner
+        if target.link is link:
+            target.link = None
+        if former:
+            target.is_scene = False
+            its = [other for other in self.all.values() if other.owner == former]
+            former = "" if any(other.verdict is None for other in its) else former
+        return former
 
     def on_lost(self, link: net.Link, owner: str, now: float) -> None:
         """A node's link is gone: dial it, at once unless links to it don't hold."""

@@ -304,8 +304,10 @@ class Links:
     def _on_peer(self, link: net.Link, now: float) -> None:
         """A link is authenticated: choose between it and what was there."""
         assert link.peer is not None
-        self.targets.on_met(link, link.peer.node)
+        former = self.targets.on_met(link, link.peer.node)
         self._sweep(now)
+        if former and former not in self.links:
+            self._step(DialRefused(former))  # another answers where its link was
         if link.peer.node == self.me.node_id:
             self._on_own_id(link, now)
         else:

@@ -180,11 +180,11 @@ class Mesh:
     def on_link(self, peer: str, writer: str, now: float) -> Link:
         """Take a new link; what was known of an older process of the peer is over."""
         link = self.links[peer] = Link(peer, writer, now)
-        if now - self.failed_at.get(peer, -FLAP_S) < FLAP_S:
-            link.hold_until = now + FLAP_HOLD_S
         known = self.members.get(peer)
         if known is not None and known.writer != writer:
             self.deaths.note(known.writer, now)
+        elif now - self.failed_at.get(peer, -FLAP_S) < FLAP_S:
+            link.hold_until = now + FLAP_HOLD_S  # a new process doesn't flap
         self.deaths.on_link(peer, writer, now)
         link.news = dict.fromkeys(sorted([*self.members, self.node_id]))
         self._due = now

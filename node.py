@@ -133,6 +133,7 @@ class Node:
         self.matcher.waits.scan()
         self._is_moving = self.matcher.move()
         self.room.check(now)
+        self.hands.look_again()  # Refutes first what was merged as lost but runs here.
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
         self.room.expire_copies(now)

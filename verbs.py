@@ -299,6 +299,8 @@ def _send(ctl: Control, call: Call, tasks: List[NewTask]) -> Verb:
     acked = yield Ask(lambda _: Add(ticket, last, wall), ticket)
     if acked.error:
         raise No("nothing was added; " + acked.error)
+    if acked.note:
+        call.err(acked.note)
     records = [ctl.node.queue.records.get(key) for key in acked.keys]
     ids = [record.shown for record in records if record is not None]
     for record in records:
@@ -337,6 +339,8 @@ def _del_task(ctl: Control, call: Call) -> Verb:
             problems.append(
                 f"deleted, but not on disk yet; {acked.error}; a restart may undo it"
             )
+        elif acked.note:
+            call.err(acked.note)
     for problem in problems[:-1]:
         call.err(printable(problem))
     if problems:

@@ -107,9 +107,7 @@ class Ledger:
     def running(self) -> Dict[str, Line]:
         """Give the last start of each task that has no end yet."""
         over = {line.run for line in self.lines("end")}
-        return {
-            line.task: line for line in self.lines("start") if line.run not in over
-        }
+        return {line.task: line for line in self.lines("start") if line.run not in over}
 
     def extra(self) -> Dict[str, int]:
         """Give the starts beyond the first of tasks that have any."""

@@ -200,7 +200,9 @@ class Lan:
             found = links_of(space) - set(IDLE)
             wanted = {"br0", "br1"} | ports if space == self.switch else {"eth0"}
             assert found <= wanted, "%s has %s" % (space, found - wanted)
-            routes = run("ip", "-n", space, "route", "show", "table", "all").splitlines()
+            routes = run(
+                "ip", "-n", space, "route", "show", "table", "all"
+            ).splitlines()
             way_out = [line for line in routes if line.startswith("default")]
             via = [line for line in routes if " via " in line]
             assert not way_out + via, "%s has a route out: %s" % (space, routes)
@@ -260,6 +262,26 @@ class Lan:
             source.ip("neigh", *words, "dev", "eth0", "nud", "permanent")
         else:
             source.ip("neigh", "del", target.address, "dev", "eth0")
+
+    def lose_broadcasts(self) -> None:
+        """Let the switch pass nothing on that is for all; ARP knows all already."""
+        for machine in self.all:
+            port = (
+                "bridge",
+                "-n",
+                self.switch,
+                "link",
+                "set",
+                "dev",
+                machine.port_name,
+            )
+            run(*port, "bcast_flood", "off")
+        for one in self.all:
+            mac = one.ip("-o", "link", "show", "eth0").partition("link/ether ")[2]
+            for other in self.all:
+                if other is not one:
+                    words = ["replace", one.address, "lladdr", mac.split(" ")[0]]
+                    other.ip("neigh", *words, "dev", "eth0", "nud", "permanent")
 
     # --- the end ------------------------------------------------------------------
 

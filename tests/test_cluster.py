@@ -103,7 +103,9 @@ def find_python(version: str) -> str:
     root = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     found = Path(root, "versions").glob(version + ".*/bin/python")
     candidates = [shutil.which("python" + version) or "", *map(str, found)]
-    script = "import sys, sqlite3; print(sys.executable, '%d.%d' % sys.version_info[:2])"
+    script = (
+        "import sys, sqlite3; print(sys.executable, '%d.%d' % sys.version_info[:2])"
+    )
     for python in filter(None, candidates):
         try:
             done = subprocess.run([python, "-c", script], capture_output=True)
@@ -570,6 +572,7 @@ def test_a_cloned_state_directory_becomes_a_node_of_its_own(cluster: Cluster) ->
     await_component(cluster.nodes)
     until("all run", lambda: len(ledger.running()) == 3)
     before = ledger.starts()
+    time.sleep(5.5)  # who is up for 5 s is the original, whoever dials whom
     clone.start()
     until("it is told", lambda: "copy of another node" in clone.printed())
     until("it is up again", lambda: clone.sh("leoronic_nodes")[0] == 0)
@@ -581,5 +584,3 @@ def test_a_cloned_state_directory_becomes_a_node_of_its_own(cluster: Cluster) ->
     assert clone.wait() == 0
     assert ledger.starts() == before
     assert len(await_equal([*cluster.nodes, clone])) == 3
-
-
