@@ -39,7 +39,18 @@ from control import (
     to_bytes,
     told,
 )
-from effects import Abandon, Add, Delete, Drain, NewTask, Refresh, Stop, Sync, Tags
+from effects import (
+    Abandon,
+    Acked,
+    Add,
+    Delete,
+    Drain,
+    NewTask,
+    Refresh,
+    Stop,
+    Sync,
+    Tags,
+)
 from listing import (
     NODE_HEADS,
     Bar,
@@ -335,16 +346,17 @@ def _del_task(ctl: Control, call: Call) -> Verb:
             yield TURN
     if keys:
         acked = yield Ask(lambda ticket: Delete(ticket, list(keys)))
-        if acked.error:
-            problems.append(
-                f"deleted, but not on disk yet; {acked.error}; a restart may undo it"
-            )
-        elif acked.note:
-            call.err(acked.note)
+        problems += _of_deletion(acked)
     for problem in problems[:-1]:
         call.err(printable(problem))
     if problems:
         raise No(problems[-1])
+
+
+def _of_deletion(acked: Acked) -> List[str]:
+    if acked.error:
+        return [f"deleted, but not on disk yet; {acked.error}; a restart may undo it"]
+    return []
 
 
 def _get_queue(ctl: Control, call: Call) -> Verb:
