@@ -185,7 +185,7 @@ class Comrade:
         self._remember("starts", str(starts))
         self._remember("writers", " ".join([*former, writer]))
         self.node.files.update(self.files.all())
-        self.node.load(rows, int(meta.get("term", "0")))
+        self.node.load(rows, self.store.meta)
         self.node.begin(former, self.known, clock())
         self._drop_unused()
 

@@ -19,8 +19,9 @@ D1, D10  Acked without error is only emitted as said above.
 An add that can't be acknowledged is gone again, or marked deleted wherever it got to.
 """
 
+import json
 from itertools import islice
-from typing import Callable, Dict, Iterable, List, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set
 
 from effects import Acked, Effect, Log, Persist, Written
 from matching import Matcher
@@ -32,6 +33,8 @@ from taskqueue import Queue
 PATIENCE_S = 2.0  # for another comrade's disk, from the last progress
 DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
 ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
+PURGED = "purged/"  # meta: a writer's intervals of PURGED, as JSON
+OVER_AT = "~over"  # a row's own field: when this node saw it finished
 COPIES_WITHOUT_DISK = 2  # other comrades that must have it if this disk fails
 ONLY_HERE = (
     "it is kept on this node only so far; no other comrade %s; it is copied as soon as "
@@ -82,6 +85,7 @@ class Durable:
         self.replica = replica
         self.emit = emit
         self.dirty: Dict[str, None] = {}  # an ordered set
+        self.hours = 0  # of counted uptime (purge.py), written with whatever is
         self.error = ""
         self.pledges: Dict[int, Pledge] = {}
         self._seq = 0
@@ -104,10 +108,17 @@ class Durable:
         rows = [(key, self._row(key)) for key in keys]
         self._seq += 1
         self._clean(keys)
-        meta = {"term": b"%d" % self.mesh.term}
+        meta = {"term": b"%d" % self.mesh.term, "hours": b"%d" % self.hours}
+        purged = self.queue.purged
+        unsaved = list(purged.unsaved)
+        for writer in unsaved:  # In the batch that drops what they cover, or before.
+            meta[PURGED + writer] = canonical(purged.intervals[writer])
+        purged.unsaved.clear()
         self.emit(Persist(self._seq, rows, meta, group, close, abort))
 
         def written(error: str) -> None:
+            if error:
+                purged.unsaved.update(dict.fromkeys(unsaved))
             if error and not group:
                 self.dirty.update(dict.fromkeys(keys))
             then(error)
@@ -120,7 +131,27 @@ class Durable:
 
     def _row(self, key: str) -> Optional[bytes]:
         record = self.queue.records.get(key)
-        return canonical(encode(record)) if record is not None else None
+        if record is None:
+            return None
+        wire = encode(record)
+        if record.over_at >= 0:
+            wire[OVER_AT] = record.over_at
+        return canonical(wire)
+
+    def load(self, wire: Any) -> None:
+        """Take a row that the disk had."""
+        over_at = wire.pop(OVER_AT, -1) if isinstance(wire, dict) else -1
+        record = self.queue.merge(wire)
+        if record is not None:
+            record.over_at = over_at
+
+    def load_purged(self, meta: Mapping[str, bytes]) -> None:
+        """Take the intervals that the disk had; before the rows."""
+        for name, value in meta.items():
+            if name.startswith(PURGED):
+                for low, high in json.loads(value):
+                    self.queue.cover(name[len(PURGED) :], low, high)
+        self.queue.purged.unsaved.clear()
 
     def on_written(self, message: Written, now: float) -> None:
         """Take the store's answer."""
@@ -135,11 +166,13 @@ class Durable:
         """Hand what changed to the disk, one batch at a time; settle pledges."""
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
-        if self.dirty and not self._is_flushing and self._retry_at is None:
+        unsaved = self.queue.purged.unsaved
+        may_flush = not self._is_flushing and self._retry_at is None
+        if (self.dirty or unsaved) and may_flush:
             blocked = self.matcher.blocked
             free = (key for key in self.dirty if key not in blocked)
             keys = list(islice(free, ROWS_A_WRITE))
-            if keys:
+            if keys or unsaved:
                 self._is_flushing = True
                 self.persist(keys, self._on_flushed)
         for pledge in list(self.pledges.values()):
@@ -150,7 +183,7 @@ class Durable:
 
     def is_clean(self) -> bool:
         """Say whether the disk has everything."""
-        return not (self.dirty or self._then)
+        return not (self.dirty or self._then or self.queue.purged.unsaved)
 
     def deadline(self, now: float) -> Optional[float]:
         """Give the time when something is due; what is late waits for an answer."""

@@ -26,6 +26,7 @@ from control import (
     printable,
     to_bytes,
 )
+from effects import Acked
 from record import UNFINISHED, Record, Run, State
 
 PROGRESS_S = 0.2  # between two redrawings
@@ -272,3 +273,10 @@ def laid_out(cells: List[str], widths: List[int], width: int) -> str:
     """Lay out a row of columns; the line is cut at width (0: never)."""
     line = "  ".join(map(str.ljust, cells, widths)).rstrip()
     return (line[: width - 1] + ">" if 0 < width < len(line) else line) + "\n"
+
+
+def not_durable(acked: Acked) -> List[str]:
+    """Word what a deletion that isn't on disk means; nothing if it is."""
+    if acked.error:
+        return [f"deleted, but not on disk yet; {acked.error}; a restart may undo it"]
+    return []

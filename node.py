@@ -28,7 +28,7 @@ Invariants. Those of the parts. A message that comes after this process was stop
 (SIGSTOP) finds a node that has let go of all its links first.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from adding import Adding
 from coordinator import Coordinator
@@ -63,6 +63,7 @@ from hands import Hands
 from matching import Matcher
 from mesh import Mesh
 from peers import Peers
+from purge import Purge
 from record import Record, State, run_order
 from replica import Replica
 from room import Room
@@ -100,10 +101,11 @@ class Node:
         self.coordinator = Coordinator(
             self.queue, self.matcher, self.mesh, self.hands, self._route
         )
+        self.purge = Purge(self.queue)
         self.peers = Peers(self)
         self.roster = Roster(me, self.mesh, self.matcher)
         self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
-        self._is_sending = self._is_moving = False
+        self._is_sending = self._is_moving = self._is_purging = False
         self._bye_at: Optional[float] = None
         self._is_over = False
 
@@ -136,6 +138,7 @@ class Node:
         self.hands.look_again()  # Refutes first what was merged as lost but runs here.
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
+        self._forget_old(now)
         self.room.expire_copies(now)
         self.hands.look_again()
         self.queue.changed.clear()
@@ -147,13 +150,23 @@ class Node:
         effects, self._effects = self._effects, []
         return effects
 
+    def _forget_old(self, now: float) -> None:
+        """Purge what has been over for long, if this node may decide that."""
+        self.purge.count(now)
+        self.durable.hours = self.purge.hours
+        self._is_purging = False
+        if self.purge.is_due() and self.coordinator.may_grant(now):
+            if all(link.root_differs == 0 for link in self.mesh.links.values()):
+                self._is_purging = self.purge.look()
+
     def _deadline(self, now: float) -> Optional[float]:
         is_scanning = self.matcher.waits.is_scanning()
-        if self._is_sending or self._is_moving or is_scanning:
+        if self._is_sending or self._is_moving or self._is_purging or is_scanning:
             return now
         coordinator = self.coordinator
         times = [self.durable.deadline(now), self.mesh.deadline()]
         times += [self.room.deadline(now), coordinator.next_gone, self._bye_at]
+        times.append(self.purge.deadline())
         if coordinator.wait_for and now < coordinator.wait_until:
             times.append(coordinator.wait_until)
         if self.mesh.links and coordinator.living:
@@ -170,13 +183,15 @@ class Node:
 
     # --- start --------------------------------------------------------------------
 
-    def load(self, rows: Iterable[Any], term: int) -> None:
-        """Take the records that the disk had, in their wire form."""
+    def load(self, rows: Iterable[Any], meta: Mapping[str, bytes]) -> None:
+        """Take what the disk had: records in their wire form, and what Persist kept."""
+        self.durable.load_purged(meta)
         for wire in rows:
-            self.queue.merge(wire)
+            self.durable.load(wire)
         self.queue.changed.clear()
         self.durable.dirty.clear()
-        self.mesh.term = max(self.mesh.term, term)
+        self.durable.hours = int(meta.get("hours", b"0"))
+        self.mesh.term = max(self.mesh.term, int(meta.get("term", b"0")))
 
     def begin(self, former: Iterable[str], known: Iterable[str], now: float) -> None:
         """Start work: what this node's former processes ran is lost, they are dead.
@@ -190,6 +205,7 @@ class Node:
                 self.queue.advance(key, run_key, "lose", {})
         self.coordinator.begin(set(known), now)
         self.mesh.tell(ready=not self.coordinator.wait_for)
+        self.purge.begin(self.durable.hours, now)
         self.room.refresh()  # What is free here is told with the first facts.
 
     # --- every change of a record -------------------------------------------------
@@ -198,6 +214,7 @@ class Node:
         self, record: Record, old: Optional[State], new: Optional[State]
     ) -> None:
         self.matcher.on_change(record, old, new)
+        self.purge.note(record)
         self.durable.dirty[record.key] = None
         self.replica.touch(record, gone=new is None)
         if record.runs:

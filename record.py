@@ -239,6 +239,7 @@ class Record:
         "extra",
         "state",
         "digest",
+        "over_at",
     )
 
     def __init__(
@@ -256,6 +257,7 @@ class Record:
         self.runs: Dict[str, Run] = NO_RUNS
         self.extra: Optional[Dict[str, Any]] = None
         self.state = State.WAITING
+        self.over_at = -1  # this node's own stamp (purge.py); never on the wire
         self.digest = 0
 
     def __lt__(self, other: "Record") -> bool:

@@ -59,6 +59,7 @@ class Purged:
     def __init__(self) -> None:
         self.intervals: Dict[str, List[List[int]]] = {}
         self.hash = 0
+        self.unsaved: Dict[str, None] = {}  # writers whose intervals the disk lacks
 
     def covers(self, key: str) -> bool:
         """Say whether a task's key is purged."""
@@ -81,6 +82,8 @@ class Purged:
         kept.sort()
         if known:
             self.hash ^= self._hash_of(writer)
+        if kept != known:
+            self.unsaved[writer] = None
         self.intervals[writer] = kept
         self.hash ^= self._hash_of(writer)
 

@@ -41,7 +41,6 @@ from control import (
 )
 from effects import (
     Abandon,
-    Acked,
     Add,
     Delete,
     Drain,
@@ -58,6 +57,7 @@ from listing import (
     json_rows,
     laid_out,
     node_cells,
+    not_durable,
     pour,
     row,
     table,
@@ -346,17 +346,11 @@ def _del_task(ctl: Control, call: Call) -> Verb:
             yield TURN
     if keys:
         acked = yield Ask(lambda ticket: Delete(ticket, list(keys)))
-        problems += _of_deletion(acked)
+        problems += not_durable(acked)
     for problem in problems[:-1]:
         call.err(printable(problem))
     if problems:
         raise No(problems[-1])
-
-
-def _of_deletion(acked: Acked) -> List[str]:
-    if acked.error:
-        return [f"deleted, but not on disk yet; {acked.error}; a restart may undo it"]
-    return []
 
 
 def _get_queue(ctl: Control, call: Call) -> Verb:

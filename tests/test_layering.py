@@ -18,7 +18,8 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
         "conditions record decoding taskqueue workers waits matching effects facts "
-        "mesh replica durable hands coordinator room roster adding peers node".split(),
+        "mesh replica durable hands coordinator room roster adding purge peers node"
+        "".split(),
         [],
     ),
     "wire": ("wire discovery net".split(), []),

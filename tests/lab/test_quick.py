@@ -1,4 +1,6 @@
 """The quick cases, which the ordinary run has too, so that --lab runs them all."""
 
-from test_lan import *  # noqa: F403
-from test_lan import pytestmark  # noqa: F401
+import test_lan
+
+pytestmark = test_lan.pytestmark
+globals().update({n: v for n, v in vars(test_lan).items() if n.startswith("test_")})

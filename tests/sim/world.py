@@ -180,7 +180,7 @@ class Process:
         host, node, now = self.host, self.node, self.now
         node.files.update(host.files)
         rows = [json.loads(row.decode("ascii")) for row in host.disk.rows.values()]
-        node.load(rows, int(host.disk.meta.get("term", b"0")))
+        node.load(rows, host.disk.meta)
         host.disk.staged.clear()
         self.world.ledger.watch(self)
         node.begin(list(host.writers), [k for k in host.known if k != host.name], now)
