@@ -23,30 +23,43 @@ class Roster:
 
     def shown_name(self, facts: Dict[str, Any]) -> str:
         """Give a node's name; name@address where nodes share one."""
-        names = [m.facts["name"] for m in self.mesh.members.values()]
-        names.append(self.me.name)
+        names = [other["name"] for other in self._everyone().values()]
         name = str(facts["name"])
         return name if names.count(name) < 2 else "%s@%s" % (name, facts["address"])
 
     def find_nodes(self, text: str) -> List[str]:
         """Give the ids of the nodes that a name, name@address or address means."""
-        everyone = {i: m.facts for i, m in self.mesh.members.items()}
-        everyone[self.me.node_id] = self.mesh.facts
         return [
             node_id
-            for node_id, facts in sorted(everyone.items())
+            for node_id, facts in sorted(self._everyone().items())
             if text in (facts["name"], facts["address"], self.shown_name(facts))
         ]
+
+    def _everyone(self) -> Dict[str, Dict[str, Any]]:
+        """Give the facts of all nodes, but for lost ones whose place another has.
+
+        A machine that comes back with an empty disk is a new node, not two.
+        """
+        members, here = self.mesh.members, {self.me.node_id: self.mesh.facts}
+        here.update({m.node_id: m.facts for m in self.mesh.others()})
+        places = {(facts["name"], facts["address"]) for facts in here.values()}
+        for node_id, member in members.items():
+            place = (member.facts["name"], member.facts["address"])
+            if node_id not in here and place not in places:
+                here[node_id] = member.facts
+        return here
 
     def members(self) -> List[Dict[str, Any]]:
         """Give the nodes, as `leoronic_nodes --json` shows them."""
         workers = self.matcher.workers
-        rows = [self._row(self.mesh.facts, workers.get(self.me.writer), "ready")]
-        for node_id, member in self.mesh.members.items():
+        rows = []
+        for node_id, facts in self._everyone().items():
             state = "ready" if node_id in self.mesh.component else "lost"
             if state == "lost" and node_id in self.mesh.links:
                 state = "suspect"
-            rows.append(self._row(member.facts, workers.get(member.writer), state))
+            member = self.mesh.members.get(node_id)
+            writer = member.writer if member is not None else self.me.writer
+            rows.append(self._row(facts, workers.get(writer), state))
         return sorted(rows, key=lambda row: address_order(row["address"]))
 
     def _row(
