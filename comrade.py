@@ -52,7 +52,6 @@ from typing import (  # noqa: E402
     List,
     Optional,
     Sequence,
-    Set,
 )
 
 import conditions  # noqa: E402
@@ -84,6 +83,7 @@ from process import (  # noqa: E402
     task_environ,
 )
 from record import File  # noqa: E402
+from shelf import Shelf  # noqa: E402
 from wire import Kind  # noqa: E402
 
 VERSION = "1.0"
@@ -184,23 +184,17 @@ class Comrade:
         self._remember("node_id", node_id)
         self._remember("starts", str(starts))
         self._remember("writers", " ".join([*former, writer]))
+        self.shelf = Shelf(
+            self.files,
+            self.node.queue,
+            self.node.files,
+            lambda: sandbox.free_disk(config.home),
+            self.log.write,
+        )
         self.node.files.update(self.files.all())
         self.node.load(rows, self.store.meta)
         self.node.begin(former, self.known, clock())
-        self._drop_unused()
-
-    def _drop_unused(self) -> None:
-        """Drop files and large outputs that no record names any more."""
-        named: Set[str] = set()
-        for record in self.node.queue.records.values():
-            named.update(file.digest for file in record.needs.files)
-            for run in record.runs.values():
-                named.update(run.detail.get(o, (0, ""))[1] for o in ("out", "err"))
-        for digest in set(self.files.all()) - named:
-            self.files.drop(digest)
-            self.node.files.discard(digest)
-        for digest in set(self.files.all_outputs()) - named:
-            self.files.drop_output(digest)
+        self.shelf.tidy()
 
     def _open_links(self, cookie: bytes) -> None:
         config = self.config
@@ -440,6 +434,7 @@ class Comrade:
             return
         record = effect.record
         needs = record.needs
+        self.shelf.use(file.digest for file in needs.files)
         env = {
             "LEORONIC_TASK_ID": record.shown,
             "LEORONIC_ATTEMPT": str(effect.attempt),
@@ -477,6 +472,7 @@ class Comrade:
                 self.step(core.FileHere(effect.digest))
 
         size, digest = effect.size, effect.digest
+        self.shelf.make_room(size)
         self.transfers.want(Kind.FILE_WANT, digest, size, effect.peer, then)
 
     def _want_output(self, effect: core.WantOutput) -> None:
@@ -530,6 +526,8 @@ class Comrade:
     # --- what the utilities need --------------------------------------------------
 
     def _keep(self, ticket: int, paths: Sequence[str]) -> None:
+        self.shelf.make_room(sum(map(size_of, paths)))
+
         def job() -> List[File]:
             kept = [self.files.keep(path) for path in paths]
             return [File("", k.digest, k.size, k.mode) for k in kept]
@@ -609,6 +607,14 @@ def cant_listen(config: settings.Settings, problem: OSError) -> Quit:
         return Quit(EXIT_USAGE, (text + "as %d") % (port, settings.PORT_DEFAULT))
     text = "can't listen at %s:%d; found: %s; see LEORONIC_ADDRESS, LEORONIC_PORT"
     return Quit(EXIT_SYSTEM, text % (address, port, problem.strerror))
+
+
+def size_of(path: str) -> int:
+    """Give the bytes of a file; 0 if it can't be looked at."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def serve(config: settings.Settings, on_ready: Callable[[str], None]) -> int:

@@ -28,7 +28,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     "settings": ("cookie settings process loop".split(), []),
     "control": ("control taskform listing verbs clients".split(), ["core", "settings"]),
     "cluster": (
-        "addresses links transfer outputs".split(),
+        "addresses links transfer shelf outputs".split(),
         ["core", "wire", "disk", "tasks"],
     ),
     "roles": (
