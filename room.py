@@ -165,13 +165,12 @@ class Room:
 
     def may_start(self, record: Record, run_key: str, now: float) -> bool:
         """Say whether a grant to this process may start: files, and a second copy."""
-        if not self.has_files(record):
-            return False
         is_own = is_own_grant(run_key, self.me.writer) and bool(self.mesh.links)
-        if is_own and run_key not in self._copied:
-            if run_key not in self._copying:
-                after = {peer: box.number for peer, box in self.replica.boxes.items()}
-                self._copying[run_key] = Copying(record.key, now + COPY_S, after)
+        is_copied = not is_own or run_key in self._copied
+        if not is_copied and run_key not in self._copying:
+            after = {peer: box.number for peer, box in self.replica.boxes.items()}
+            self._copying[run_key] = Copying(record.key, now + COPY_S, after)
+        if not is_copied or not self.has_files(record):
             return False
         self._copied.discard(run_key)
         return True

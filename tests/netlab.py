@@ -361,13 +361,18 @@ def doubles(machines: Sequence[Machine]) -> List[str]:
     return [task for task, runs in runs_of(machines).items() if len(runs) > 1]
 
 
-def coordinators(ledger: Ledger) -> Dict[str, int]:
-    """Count the starts that each coordinator (by its writer) has granted."""
-    count: Dict[str, int] = {}
-    for line in ledger.lines("start"):
-        writer = line.run.split(".")[2]
-        count[writer] = count.get(writer, 0) + 1
-    return count
+def coordinators(ledger: Ledger) -> Set[str]:
+    """Give the writers that granted what has started."""
+    return {line.run.split(".")[2] for line in ledger.lines("start")}
+
+
+def coordinator_of(lan: Lan) -> Machine:
+    """Give the machine that grants: a task's id begins its adder's writer."""
+    (writer,) = coordinators(lan.ledger)
+    ids = [node.add("true").rpartition("-")[2] for node in lan.nodes]
+    found = [node for node, text in zip(lan.nodes, ids) if writer.startswith(text)]
+    assert len(found) == 1, (writer, ids)
+    return found[0]
 
 
 @pytest.fixture

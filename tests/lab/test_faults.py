@@ -12,7 +12,7 @@ from typing import Callable, List
 import figures
 import pytest
 from cluster import await_component, await_equal, until
-from netlab import NET, Lan, Machine, coordinators, doubles, missing
+from netlab import NET, Lan, Machine, coordinator_of, coordinators, doubles, missing
 from test_lan import SLACK_S, begin, finish, tasks_of
 
 Lab = Callable[[int], Lan]
@@ -127,8 +127,13 @@ def test_a_cable_pulled_and_plugged_in_again(lab: Lab) -> None:
     lan.unplug(away)
     until("it is missed", lambda: len(lan.nodes[0].ready()) == 2)
     figures.note("cable pulled: missed", "3 to 5 s", "%.2f s" % clock(began))
-    until("again", lambda: set(lan.ledger.extra()) == set(doomed), 40)
-    again = [line.at - at for line in lan.ledger.lines("start") if line.at > at]
+    # Behind the pulled cable the others' tasks are run again as well.
+    until("again", lambda: set(lan.ledger.extra()) >= set(doomed), 40)
+    again = [
+        line.at - at
+        for line in lan.ledger.lines("start")
+        if line.at > at and line.task in doomed
+    ]
     figures.note(
         "cable pulled: its tasks run elsewhere",
         "20 s",
@@ -173,11 +178,12 @@ def test_the_coordinator_stopped_for_ten_seconds_steps_down(lab: Lab) -> None:
     lan = lab(3)
     lan.start()
     tasks = begin(lan, 6)
-    paused = lan.nodes[0]
+    paused = coordinator_of(lan)
+    other = next(node for node in lan.nodes if node is not paused)
     at = time.time()
     paused.pause()
     late = ["late%d" % i for i in range(4)]
-    lan.nodes[1].add_all([lan.ledger.task(name, gated=True) for name in late])
+    other.add_all([lan.ledger.task(name, gated=True) for name in late])
     until("new ones run", lambda: set(late) <= set(lan.ledger.running()), 30)
     grants = [line.at - at for line in lan.ledger.lines("start") if line.at > at]
     time.sleep(max(0.0, at + 10 - time.time()))
@@ -188,12 +194,14 @@ def test_the_coordinator_stopped_for_ten_seconds_steps_down(lab: Lab) -> None:
     equal = clock(began)
     time.sleep(2)  # what it may do wrong takes a moment
     assert not doubles(lan.nodes)
-    figures.note("SIGSTOP of one for 10 s: others grant", "7 s", "%.2f s" % max(grants))
+    figures.note(
+        "SIGSTOP of the coordinator: another grants", "7 s", "%.2f s" % max(grants)
+    )
     figures.note(
         "... and SIGCONT: all as before", "5 s", "%.2f s, %s" % (equal, extra_text(lan))
     )
     assert max(grants) < 7.0 + SLACK_S
-    finish(lan, lan.nodes[1], tasks + late, [])
+    finish(lan, other, tasks + late, [])
 
 
 def test_a_comrade_stopped_for_half_a_minute(lab: Lab) -> None:
