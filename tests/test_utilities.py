@@ -194,6 +194,12 @@ def test_a_call_changes_nothing_but_the_id(control: FakeControl) -> None:
     assert before == after and b'LEORONIC_ID="n-1"' in after
 
 
+def test_digits_in_ifs_take_nothing_off_the_port(control: FakeControl) -> None:
+    call = "IFS=0123456789abcdef; leoronic_add_task x"
+    control.answer = b"L n-1\nX 0\n"
+    assert bash('. "$U"; ' + call, environment(control.home)) == (0, b"n-1\n", b"")
+
+
 def test_the_functions_are_those_of_the_contract() -> None:
     listed = bash('. "$U"; declare -F', environment(None))[1].decode().split()[2::3]
     assert all(name.startswith("leoronic_") for name in listed)
