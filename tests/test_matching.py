@@ -585,3 +585,68 @@ def test_a_pick_costs_the_same_with_many_waiting_as_with_100(kind, monkeypatch):
             costs.append(Counted(bench, patch).of_10_picks(worker))
     assert costs[1] <= costs[0] + 20, costs
     assert costs[0] < 200, costs
+
+
+# --- a split cluster ------------------------------------------------------------------
+
+
+def _half(bench: Bench, here: List[str], known: List[str]) -> None:
+    bench.matcher.share(lambda key: matching.owner_of(key, known) not in here)
+    while bench.matcher.move():
+        pass
+
+
+def test_halves_of_a_split_take_different_tasks_first():
+    known = ["a" * 16, "b" * 16, "c" * 16]
+    taken = []
+    for here in (known[:1], known[1:]):
+        bench = Bench()
+        worker = bench.worker(cores=100)
+        for _ in range(60):
+            bench.add()
+        _half(bench, here, known)
+        own = {k for k in bench.queue.records if matching.owner_of(k, known) in here}
+        first = [bench.take(worker).key for _ in range(len(own))]
+        assert set(first) == own
+        assert first == sorted(first, key=lambda key: int(key.split("-")[0]))
+        taken.append(own)
+        rest = [bench.take(worker).key for _ in range(60 - len(own))]
+        assert len({*first, *rest}) == 60  # Then those of the other half, too.
+    assert not taken[0] & taken[1] and len(taken[0] | taken[1]) == 60
+    assert 8 <= len(taken[0]) <= 32  # A third of them, about.
+
+
+def test_priority_goes_before_whose_task_it_is():
+    known = ["a" * 16, "b" * 16]
+    bench = Bench()
+    worker = bench.worker()
+    records = [bench.add(priority=n % 2) for n in range(20)]
+    _half(bench, known[:1], known)
+    assert bench.take(worker).needs.priority == 1
+    urgent = [r for r in records if r.needs.priority == 1]
+    owners = {matching.owner_of(r.key, known) for r in urgent}
+    assert owners == set(known)  # Else this test would show nothing.
+
+
+def test_when_all_are_back_age_alone_counts_again_and_nothing_is_left():
+    bench = Bench()
+    worker = bench.worker(cores=100)
+    records = [bench.add() for _ in range(30)]
+    _half(bench, ["a" * 16], ["a" * 16, "b" * 16])
+    bench.matcher.share(None)
+    while bench.matcher.move():
+        pass
+    assert [bench.take(worker) for _ in records] == records
+    assert not bench.matcher.buckets and not bench.matcher.numbered
+
+
+def test_tasks_change_buckets_in_slices(monkeypatch):
+    monkeypatch.setattr(matching, "MOVE_SLICE", 10)
+    bench = Bench()
+    for _ in range(35):
+        bench.add()
+    bench.matcher.share(lambda key: True)
+    turns = 1
+    while bench.matcher.move():
+        turns += 1
+    assert turns == 4
