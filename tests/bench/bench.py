@@ -23,6 +23,7 @@ from helpers import Node, free_port, processes_of
 
 TASKS = 1000  # short ones in a round
 MANY = 100000  # added at once
+BIG_MIB = 1024  # of the large necessary file
 IDLE_S = 20.0  # looked at while nothing happens
 ADDRESSES = ["127.0.0.31", "127.0.0.32", "127.0.0.33"]
 
@@ -191,6 +192,41 @@ def first_task(rounds: int) -> List[str]:
     return [row("start to first task done, s", times)]
 
 
+def big_file(rounds: int) -> List[str]:
+    """A 1 GiB necessary file on its way to three comrades, beside cat | cat."""
+    with ExitStack() as stack:
+        nodes = cluster(stack, 3, LEORONIC_CORES="1")
+        path = nodes[0].directory / "big"
+        with open(str(path), "wb") as file:
+            for _ in range(BIG_MIB):
+                file.write(os.urandom(1 << 20))
+        start = time.monotonic()
+        command = ["sh", "-c", "cat big | cat > big2; rm big2"]
+        subprocess.run(command, cwd=str(path.parent), check=True)
+        pipe = time.monotonic() - start
+        before = [peak_rss(node) for node in nodes]
+        add = "leoronic_add_task 1K 1 1K true 'worker:is %s' big 'wc -c < big'"
+        script = add % nodes[2].address + " x >/dev/null; leoronic_wait x"
+        start = time.monotonic()
+        code, _, err = nodes[0].sh(script, timeout=600)
+        assert code == 0, err
+        took = time.monotonic() - start
+        grown = [peak_rss(node) - b for node, b in zip(nodes, before)]
+        log = "".join(node.printed() for node in nodes)
+    return [
+        row("1 GiB file added, sent and used, MiB/s", [BIG_MIB / took]),
+        row("  cat | cat > file, MiB/s", [BIG_MIB / pipe]),
+        row("  peak memory more, each comrade, MiB", grown),
+        row("  lines told meanwhile", [log.count("\n") - len(nodes)]),
+    ]
+
+
+def peak_rss(node: Node) -> float:
+    """Give the most MiB that a comrade's own process had in memory so far."""
+    text = Path("/proc", str(node.pid), "status").read_text()
+    return int(re.search(r"^VmHWM:\s+(\d+)", text, re.M).group(1)) / 1024
+
+
 def pss(node: Node) -> float:
     """Give the MiB that a node's processes take, shared pages shared out."""
     total = 0
@@ -237,6 +273,7 @@ BENCHES: Dict[str, Callable[[int], List[str]]] = {
         many,
         idle,
         first_task,
+        big_file,
     )
 }
 
