@@ -118,7 +118,7 @@ class Comrade:
         self.store = store.Store(config.home, self.loop.wake)
         self.files = self.store.files
         self.meta: Dict[str, bytes] = {}  # what is to be kept beside the records
-        self.writing: Dict[int, Dict[str, bytes]] = {}  # meta of batches under way
+        self.writing: Dict[int, store.Batch] = {}  # batches under way
         self.written: Dict[str, bytes] = {}  # meta as the disk has it
         self.then: Dict[int, Callable[..., None]] = {}  # what store answers are for
         self.is_clone = False
@@ -399,10 +399,11 @@ class Comrade:
     def _persist(self, effect: core.Persist) -> None:
         new = dict(self.meta, **effect.meta)
         meta = {k: v for k, v in new.items() if self.written.get(k) != v}
-        self.writing[effect.seq] = meta
         kept = self.outputs.take()
         groups = (effect.group, effect.close, effect.abort)
-        self.store.write(store.Batch(effect.seq, effect.rows, meta, kept, *groups))
+        batch = store.Batch(effect.seq, effect.rows, meta, kept, *groups)
+        self.writing[effect.seq] = batch
+        self.store.write(batch)
 
     def _write_outputs(self) -> None:
         self.store.write(store.Batch(WRITE_SEQ, outputs=self.outputs.take()))
@@ -475,9 +476,6 @@ class Comrade:
         self.shelf.make_room(size)
         self.transfers.want(Kind.FILE_WANT, digest, size, effect.peer, then)
 
-    def _want_output(self, effect: core.WantOutput) -> None:
-        self.outputs.want(effect)
-
     def _stopped(self, effect: core.Stopped) -> None:
         self.loop.is_over = self.outputs.moving == 0
 
@@ -519,8 +517,11 @@ class Comrade:
     def _on_written(self, answer: store.Written) -> None:
         if answer.seq == WRITE_SEQ:
             return
-        meta = self.writing.pop(answer.seq)
-        self.written.update({} if answer.error else meta)
+        batch = self.writing.pop(answer.seq)
+        if answer.error:
+            self.outputs.give_back(batch.outputs)
+        else:
+            self.written.update(batch.meta)
         self.step(core.Written(answer.seq, answer.error))
 
     # --- what the utilities need --------------------------------------------------
@@ -565,7 +566,7 @@ PERFORM: Dict[type, Callable[..., None]] = {
     core.Start: Comrade._start,
     core.Stopped: Comrade._stopped,
     core.WantFile: Comrade._want_file,
-    core.WantOutput: Comrade._want_output,
+    core.WantOutput: lambda comrade, effect: comrade.outputs.want(effect),
 }
 
 

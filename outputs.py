@@ -13,7 +13,17 @@ node that can't keep it (a full disk) says so in the log and tells the end all t
 """
 
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import sandbox
 import store
@@ -53,6 +63,10 @@ class Outputs:
         """Give what is to be written with the next batch."""
         pending, self.pending = self.pending, []
         return pending
+
+    def give_back(self, kept: Sequence[Tuple[str, bytes]]) -> None:
+        """Take back what a batch that failed had: its rows are tried again, too."""
+        self.pending[:0] = kept
 
     # --- of runs that end here ------------------------------------------------------
 

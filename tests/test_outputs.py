@@ -91,6 +91,14 @@ def test_a_small_output_is_in_the_database_no_later_than_its_end(desk: Desk) -> 
     assert desk.fetched(4, digest) == [b"out\n"]
 
 
+def test_outputs_of_a_batch_that_failed_go_with_the_next(desk: Desk) -> None:
+    desk.outputs.pending = [("a", b"1"), ("b", b"2")]
+    failed = desk.outputs.take()
+    desk.outputs.pending.append(("c", b"3"))
+    desk.outputs.give_back(failed)
+    assert desk.outputs.take() == [("a", b"1"), ("b", b"2"), ("c", b"3")]
+
+
 def test_a_large_output_is_moved_aside_before_its_end_is_told(desk: Desk) -> None:
     path = desk.home / "gathered"
     path.write_bytes(LARGE)
