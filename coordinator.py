@@ -46,13 +46,20 @@ class Coordinator:
     """The decisions that one comrade of a component takes for all."""
 
     def __init__(
-        self, queue: Queue, matcher: Matcher, mesh: Mesh, hands: Hands, route: Route
+        self,
+        queue: Queue,
+        matcher: Matcher,
+        mesh: Mesh,
+        hands: Hands,
+        route: Route,
+        present: Callable[[], Set[str]],
     ) -> None:
         self.queue = queue
         self.matcher = matcher
         self.mesh = mesh
         self.hands = hands
         self.route = route
+        self.present = present  # writers of the component: comrades and ghosts
         self.wait_for: Set[str] = set()  # known members not met since the start
         self.wait_until = 0.0
         self.living: Dict[str, Tuple[str, str]] = {}  # run -> worker's writer, task
@@ -118,7 +125,7 @@ class Coordinator:
 
     def _gone(self, now: float) -> List[Tuple[str, str]]:
         # Every comrade watches, so that a new coordinator needn't begin to count.
-        present = self.mesh.writers()
+        present = self.present()
         found, self.next_gone = [], None
         for run_key, (writer, key) in sorted(self.living.items()):
             at = self.mesh.deaths.gone_at(writer, present, now)
@@ -185,9 +192,8 @@ class Coordinator:
             self._tell(worker, "STOP", {"run": run_key, "smaller": smaller})
 
     def _tell(self, writer: str, kind: str, fields: Facts) -> None:
-        for member in self.mesh.others():
-            if member.writer == writer:
-                self.route(member.node_id, kind, fields)
+        ids = [m.node_id for m in self.mesh.others() if m.writer == writer]
+        self.route(ids[0] if ids else writer, kind, fields)  # a ghost's id: its writer
 
     # --- granting -----------------------------------------------------------------
 

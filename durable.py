@@ -56,6 +56,7 @@ class Pledge:
         self.left: Dict[str, Set[str]] = {}  # peer -> keys that it hasn't confirmed
         self.copies: Set[str] = set()  # peers that have all
         self.is_told = False  # some peer was sent it
+        self.then: Optional[Callable[[str], None]] = None  # told instead of a user
 
     def confirm(self, peer: str, keys: Iterable[str], now: float) -> None:
         """Note that a peer has some of the records on its disk."""
@@ -92,6 +93,7 @@ class Durable:
         self._then: Dict[int, Callable[[str], None]] = {}
         self._is_flushing = False
         self._retry_at: Optional[float] = None
+        self._vouched = 0  # counts what is vouched for; tickets are above 0
 
     # --- the disk -----------------------------------------------------------------
 
@@ -211,6 +213,15 @@ class Durable:
             rows, lambda error: self._on_here(pledge, error), group, close=group
         )
 
+    def vouch(self, keys: List[str], then: Callable[[str], None], now: float) -> None:
+        """Do the same for records that came from a ghost; `then` gets an error or ''."""
+        if not keys:
+            then("")  # all of it is purged: done with for ever
+            return
+        self._vouched -= 1
+        self.pledge(self._vouched, keys, [], now)
+        self.pledges[self._vouched].then = then
+
     def on_link(self, peer: str) -> None:
         """A new link: its frames count anew, and it is asked for what is pledged."""
         for pledge in self.pledges.values():
@@ -289,4 +300,7 @@ class Durable:
         if not error:
             for key in pledge.new:
                 self.matcher.unblock(key)
-        self.emit(Acked(pledge.ticket, pledge.keys, error, note))
+        if pledge.then is not None:
+            pledge.then(error)
+        else:
+            self.emit(Acked(pledge.ticket, pledge.keys, error, note))

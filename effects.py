@@ -139,8 +139,24 @@ class LinkUp(NamedTuple):
     writer: str
 
 
+class GhostUp(NamedTuple):
+    """A ghost proved that it has the cookie; `peer` names this link, and no other."""
+
+    peer: str
+    writer: str
+
+
+class Cores(NamedTuple):
+    """This node offers so many cores from now on."""
+
+    cores: int
+
+
 class LinkLost(NamedTuple):
-    """A link is gone: stopping | closing (it said so), eof | silent | broken."""
+    """A link is gone: stopping | closing (it said so), eof | silent | broken.
+
+    Of a ghost's also relay: it was this side's relay that has ended.
+    """
 
     peer: str
     why: str
@@ -160,8 +176,33 @@ class Frame(NamedTuple):
     fields: Dict[str, Any]
 
 
+class Found(NamedTuple):
+    """To a ghost: comrades seem to be at these addresses."""
+
+    addresses: Sequence[str]
+
+
+class Probed(NamedTuple):
+    """To a ghost: whether something listens at an address."""
+
+    address: str
+    is_there: bool
+
+
+class DialEnded(NamedTuple):
+    """To a ghost: a dial came to nothing; `why` is the name of a wire.End."""
+
+    address: str
+    why: str
+
+
 Message = Union[
+    Cores,
+    DialEnded,
     DialRefused,
+    Found,
+    GhostUp,
+    Probed,
     FileHere,
     Frame,
     LinkLost,
@@ -271,8 +312,30 @@ class WantOutput(NamedTuple):
     peer: str
 
 
+class Dial(NamedTuple):
+    """Of a ghost: connect to a comrade; LinkUp or DialEnded follows."""
+
+    address: str
+
+
+class Probe(NamedTuple):
+    """Of a ghost: find out whether something listens there; Probed follows."""
+
+    address: str
+
+
+class Push(NamedTuple):
+    """Of a ghost: send a small output, ahead of the end that names it."""
+
+    peer: str
+    digest: str
+
+
 Effect = Union[
     CloseLink,
+    Dial,
+    Probe,
+    Push,
     Send,
     WantFile,
     WantOutput,

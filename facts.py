@@ -1,4 +1,4 @@
-"""What a node says of itself in MEMBER: the fields, and what each must be.
+"""What a node says of itself in MEMBER, a ghost in GHOST: what each field must be.
 
 Reason for this file beside mesh.py: validation (D9) is no membership. Facts are kept
 as they came, passed on and read by every part for as long as a node is known: what is
@@ -52,10 +52,11 @@ FACTS: Dict[str, Callable[[Any], bool]] = {
     "ready": _is_flag,
     "stopping": _is_flag,
     "dead": _are_texts,
-    # what the node offers
+    "role": _is_text,
+}
+OFFER: Dict[str, Callable[[Any], bool]] = {  # what a worker offers
     "name": _is_text,
     "address": _is_text,
-    "role": _is_text,
     "cores": _is_number,
     "memory": _is_number,
     "free_memory": lambda value: value is None or _is_number(value),
@@ -64,10 +65,35 @@ FACTS: Dict[str, Callable[[Any], bool]] = {
     "tags": _are_texts,
     "draining": _is_flag,
 }
+STATES = ("here", "away", "dead", "replaced")
+GHOST: Dict[str, Callable[[Any], bool]] = {
+    "id": _is_text,
+    "session": _is_number,
+    "seq": _is_number,
+    "at": _is_text,
+    "state": lambda value: value in STATES,
+}
 
 
 def check_facts(facts: Facts) -> None:
     """Raise ValueError unless facts are what MEMBER may hold (D9)."""
-    for field, is_right in FACTS.items():
+    _check("MEMBER", FACTS, facts)
+    _check("MEMBER", OFFER, facts)
+
+
+def check_offer(offer: Facts) -> Facts:
+    """Give what a ghost says that it offers, or raise ValueError."""
+    _check("an offer", OFFER, offer)
+    return offer
+
+
+def check_ghost(facts: Facts) -> None:
+    """Raise ValueError unless facts are what GHOST may hold."""
+    _check("GHOST", GHOST, facts)
+    check_offer(facts["offer"])
+
+
+def _check(what: str, rules: Dict[str, Callable[[Any], bool]], facts: Facts) -> None:
+    for field, is_right in rules.items():
         if not is_right(facts.get(field, ...)):
-            raise ValueError("%s of MEMBER is %.40r" % (field, facts.get(field)))
+            raise ValueError("%s of %s is %.40r" % (field, what, facts.get(field)))

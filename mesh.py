@@ -111,6 +111,7 @@ class Deaths:
         self.at: Dict[str, float] = {}  # writer -> when it died
         self.missed_at: Dict[str, float] = {}  # writer of a run -> first not found
         self.closed: Dict[str, Tuple[str, float]] = {}  # peer -> writer, time of EOF
+        self.ghosts: Dict[str, float] = {}  # the same as `at`; GHOST tells of them
 
     def note(self, writer: str, at: float) -> None:
         """Know that a process is dead, and tell the others."""
@@ -141,7 +142,7 @@ class Deaths:
         if writer in present:
             self.missed_at.pop(writer, None)
             return None
-        dead = self.at.get(writer)
+        dead = self.at.get(writer, self.ghosts.get(writer))
         if dead is not None:
             return dead + GONE_EOF_S
         return self.missed_at.setdefault(writer, now) + GONE_SILENT_S
@@ -202,6 +203,12 @@ class Mesh:
             if why == "eof":
                 self.deaths.closed[peer] = (link.writer, now)
         self.refresh(now)
+
+    def learn_term(self, term: int) -> None:
+        """Know a term that somebody has seen: ours are to be above it."""
+        if self.term < term <= TERM_MAX:
+            self.term = term
+            self.tell(term=term)
 
     def on_refused(self, peer: str, now: float) -> None:
         """A redial was refused: whose link had closed with EOF is dead."""

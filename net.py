@@ -54,6 +54,7 @@ PIECE_BYTES = 16 << 10  # of a file, an output, or (about) a batch of records
 SLOW_LINK_BYTES_S = 8 << 10  # 64 kbit/s, the slowest link that must hold
 SEND_BUFFER_BYTES = 64 << 10  # SO_SNDBUF: fills 100 Mbit/s at 5 ms
 URGENT_BYTES_MAX = 4 << 20  # a peer so far behind is closed; reconcile makes it good
+NO_COOKIE = b"-"  # of a link whose handshake is over
 READ_BYTES = 32 << 10  # at a time, so that the loop soon turns to the next
 WRITE_BYTES = 256 << 10  # likewise
 
@@ -198,13 +199,19 @@ class Link:
         release()
         self._sock.close()
 
-    def detach(self) -> Tuple[socket.socket, bytes]:
-        """Give away socket and hello of an OTHER_ROLE; unregister it first."""
-        return self._sock, bytes(self._handshake.received)
+    def give(self) -> Optional[Tuple[socket.socket, Tuple[bytes, bytes]]]:
+        """Give away the socket and the keys of a link that has just begun.
 
-    def resume(self, received: bytes, now: float) -> None:
-        """Go on from a hello that another process has read."""
-        self._shake(received, now)
+        None while our part of the handshake isn't out. Another process makes a link of
+        them with `adopt`, and closes the socket; here it is to be closed, too.
+        """
+        assert self._handshake.keys is not None, "not authenticated"
+        if self._wire:
+            return None
+        self.ended = End.GIVEN
+        release, self.release = self.release, lambda: None
+        release()
+        return self._sock, self._handshake.keys
 
     def tick(self, now: float) -> Optional[float]:
         """Close if its time is up, else return when that will be."""
@@ -257,14 +264,17 @@ class Link:
         shake.feed(data)
         self._wire += shake.take()
         self._flush()
-        if shake.end is End.OTHER_ROLE and not self.dialled:
-            self.ended = shake.end
-        elif shake.end is not None:
+        if shake.end is not None:
             self.close(shake.end)
         elif shake.keys is not None and self.ended is None:
-            self.peer, self.last_heard = shake.peer, now
-            self._seal, self._unseal = Seal(shake.keys[0]), Seal(shake.keys[1])
-            self._decoder = Decoder(self._unseal)
+            self._begin(shake.peer, shake.keys, now)
+
+    def _begin(
+        self, peer: Optional[Hello], keys: Tuple[bytes, bytes], now: float
+    ) -> None:
+        self.peer, self.last_heard = peer, now
+        self._seal, self._unseal = Seal(keys[0]), Seal(keys[1])
+        self._decoder = Decoder(self._unseal)
 
     def _open(self, data: bytes, now: float) -> List[Frame]:
         frames: List[Frame] = []
@@ -335,6 +345,19 @@ def dial(
         pass
     except OSError as error:
         link.close(_ENDS.get(error.errno or 0, End.UNREACHABLE))
+    return link
+
+
+def adopt(
+    sock: socket.socket,
+    address: str,
+    peer: Hello,
+    keys: Tuple[bytes, bytes],
+    now: float,
+) -> Link:
+    """Go on with a link that another process has begun (`Link.give`)."""
+    link = Link(sock, address, Handshake(False, NO_COOKIE, peer), now)
+    link._begin(peer, keys, now)
     return link
 
 

@@ -16,6 +16,7 @@ This file ties the parts together; each has one concern:
     room                what this machine offers, and when a grant to it may start
     coordinator         what one comrade of a component decides for all
     peers               links and frames
+    ghosts              the light workers, and who is whose
     roster              the members in words
 
 How it works. Every message is handled by the method that DISPATCH names. Then `_turn`
@@ -28,7 +29,17 @@ Invariants. Those of the parts. A message that comes after this process was stop
 (SIGSTOP) finds a node that has let go of all its links first.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Set,
+    Tuple,
+)
 
 from adding import Adding
 from coordinator import Coordinator
@@ -37,6 +48,7 @@ from effects import (
     Abandon,
     Acked,
     Add,
+    Cores,
     Delete,
     DialRefused,
     Drain,
@@ -44,6 +56,7 @@ from effects import (
     Facts,
     FileHere,
     Frame,
+    GhostUp,
     Identity,
     LinkLost,
     LinkUp,
@@ -59,6 +72,7 @@ from effects import (
     Tags,
     Written,
 )
+from ghosts import Ghosts
 from hands import Hands
 from matching import Matcher
 from mesh import Mesh
@@ -98,12 +112,15 @@ class Node:
         )
         self.hands = Hands(self.queue, me.writer, self.emit, self._may_start)
         self.room.attach(self.matcher, self.replica, self.hands, self.emit)
+        self.ghosts: Ghosts
         self.coordinator = Coordinator(
-            self.queue, self.matcher, self.mesh, self.hands, self._route
+            *(self.queue, self.matcher, self.mesh, self.hands),
+            *(self._route, self._present),
         )
         self.purge = Purge(self.queue)
+        self.ghosts = Ghosts(self)
         self.peers = Peers(self)
-        self.roster = Roster(me, self.mesh, self.matcher)
+        self.roster = Roster(me, self.mesh, self.matcher, self.ghosts)
         self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
         self._is_sending = self._is_moving = self._is_purging = False
         self._bye_at: Optional[float] = None
@@ -132,9 +149,11 @@ class Node:
 
     def _turn(self, now: float) -> List[Effect]:
         self.peers.look_around()
+        self.ghosts.look_around(now)
         self.matcher.waits.scan()
         self._is_moving = self.matcher.move()
         self.room.check(now)
+        self.ghosts.check(now)
         self.hands.look_again()  # Refutes first what was merged as lost but runs here.
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
@@ -144,6 +163,8 @@ class Node:
         self.queue.changed.clear()
         self._is_sending = self.replica.flush()
         self.mesh.gossip(self.replica.may_gossip)
+        self.ghosts.gossip(self.replica.may_gossip)
+        self.ghosts.flush(now)
         self.durable.flush(now)
         if self.hands.is_stopping:
             self._end_stop(now)
@@ -166,7 +187,7 @@ class Node:
         coordinator = self.coordinator
         times = [self.durable.deadline(now), self.mesh.deadline()]
         times += [self.room.deadline(now), coordinator.next_gone, self._bye_at]
-        times.append(self.purge.deadline())
+        times += [self.purge.deadline(), self.ghosts.deadline()]
         if coordinator.wait_for and now < coordinator.wait_until:
             times.append(coordinator.wait_until)
         if self.mesh.links and coordinator.living:
@@ -220,6 +241,7 @@ class Node:
         if record.runs:
             self.hands.to_look.add(record.key)
             self.coordinator.note(record, gone=new is None)
+            self.ghosts.note(record, gone=new is None)
             for run_key in record.runs:
                 self.mesh.term = max(self.mesh.term, run_order(run_key)[1])
         if record.needs.files and new is not None:
@@ -271,7 +293,7 @@ class Node:
     def _on_drain(self, message: Drain, now: float) -> None:
         if message.node in ("", self.me.node_id):
             self.room.on_drain(message, now)
-        else:
+        else:  # also a ghost of this comrade
             self._route(message.node, "DRAIN", {"on": message.on})
 
     def _on_run_started(self, message: RunStarted, now: float) -> None:
@@ -293,6 +315,7 @@ class Node:
 
     def _on_stop(self, message: Stop, now: float) -> None:
         self.hands.stop()
+        self.ghosts.stop()
         self.worker.draining = True
         self.mesh.tell(claim=None, draining=True, ready=False, stopping=True)
         self.mesh.refresh(now)
@@ -312,17 +335,35 @@ class Node:
 
     # --- links --------------------------------------------------------------------
 
+    def _on_ghost_up(self, message: GhostUp, now: float) -> None:
+        self.ghosts.on_up(message, now)
+        if self.hands.is_stopping:
+            self.ghosts.stop()
+
+    def _on_cores(self, message: Cores, now: float) -> None:
+        self.room.on_cores(message, now)
+
+    def _present(self) -> Set[str]:
+        """Give the writers of the component: comrades and ghosts."""
+        return self.mesh.writers() | self.ghosts.present
+
     def _on_link_up(self, message: LinkUp, now: float) -> None:
         self.peers.on_up(message.peer, message.writer, now)
 
     def _on_link_lost(self, message: LinkLost, now: float) -> None:
-        self.peers.lose(message.peer, message.why, now)
+        if message.peer in self.ghosts.links:
+            self.ghosts.lose(message.peer, message.why, now)
+        else:
+            self.peers.lose(message.peer, message.why, now)
 
     def _on_dial_refused(self, message: DialRefused, now: float) -> None:
         self.mesh.on_refused(message.peer, now)
 
     def _on_frame(self, message: Frame, now: float) -> None:
-        self.peers.on_frame(message, now)
+        if message.peer in self.ghosts.links:
+            self.ghosts.on_frame(message.peer, message.kind, message.fields, now)
+        else:
+            self.peers.on_frame(message, now)
 
     def _route(self, target: str, kind: str, fields: Dict[str, Any]) -> None:
         self.peers.route(target, kind, fields)
@@ -363,12 +404,14 @@ class Node:
 DISPATCH: Dict[type, Callable[..., None]] = {
     Abandon: Node._on_abandon,
     Add: Node._on_add,
+    Cores: Node._on_cores,
     Delete: Node._on_delete,
     DialRefused: Node._on_dial_refused,
     Drain: Node._on_drain,
     Facts: Node._on_facts,
     FileHere: Node._on_file_here,
     Frame: Node._on_frame,
+    GhostUp: Node._on_ghost_up,
     LinkLost: Node._on_link_lost,
     LinkUp: Node._on_link_up,
     Refresh: Node._on_refresh,

@@ -75,11 +75,13 @@ class Peers:
         self.mesh.on_link(peer, writer, now)
         self.replica.on_link(peer)
         self.node.durable.on_link(peer)
+        self.node.ghosts.on_link(peer)
         self.mesh.refresh(now)
 
     def lose(self, peer: str, why: str, now: float) -> None:
         """End with a link."""
         self.replica.on_link_lost(peer)
+        self.node.ghosts.on_link_lost(peer)
         self.mesh.on_link_lost(peer, why, now)
         self.node.room.on_link_lost(peer)
         if not self.mesh.links:
@@ -112,8 +114,12 @@ class Peers:
             self.close(peer, "paused", "closing", now)
 
     def route(self, target: str, kind: str, fields: Fields) -> None:
-        """Send to a member, over others if there is no link to it."""
-        hop = self.mesh.hop(target)
+        """Send to a member or a ghost, over others if there is no link to it."""
+        place = self.node.ghosts.place_of(target)
+        if place == self.mesh.node_id:
+            self.node.ghosts.to_ghost(target, kind, dict(fields, origin=place))
+            return
+        hop = self.mesh.hop(place)
         if hop == target:
             self.node.send(target, kind, fields)
         elif hop is not None:
@@ -131,6 +137,7 @@ class Peers:
         self._component = self.mesh.component
         present = self.mesh.others()
         writers = {own, *(member.writer for member in present)}
+        writers |= self.node.ghosts.present
         for writer in [w for w in matcher.workers if w not in writers]:
             matcher.detach(writer)
         for member in present:
@@ -217,6 +224,7 @@ class Peers:
 
     def on_file_here(self) -> None:
         """A file came: what waited for it may be told."""
+        self.node.ghosts.look_at_waiting()
         storing, self._storing = self._storing, []
         for one in storing:
             if self.mesh.links.get(one.link.peer) is one.link:
@@ -269,8 +277,14 @@ class Peers:
     def on_alive(self, peer: str, fields: Fields, now: float) -> None:
         run_key = fields["run"]
         yes = run_key in self.hands.mine and run_key not in self.hands.killed
-        origin = fields.get("origin", peer)
-        self.route(origin, "ALIVE_ANSWER", {"run": run_key, "yes": yes})
+        self.answer_alive(fields.get("origin", peer), run_key, yes, now)
+
+    def answer_alive(self, origin: str, run_key: str, yes: bool, now: float) -> None:
+        """Answer a coordinator, which may be this node, whether a run still runs."""
+        if origin == self.mesh.node_id:
+            self.node.coordinator.on_alive(run_key, yes, now)
+        else:
+            self.route(origin, "ALIVE_ANSWER", {"run": run_key, "yes": yes})
 
     def on_alive_answer(self, peer: str, fields: Fields, now: float) -> None:
         self.node.coordinator.on_alive(fields["run"], fields["yes"], now)
@@ -287,10 +301,17 @@ class Peers:
             inner = dict(fields["fields"], origin=fields["origin"])
             if fields["kind"] in ROUTED:
                 FRAMES[fields["kind"]](self, peer, inner, now)
+        elif fields["to"] in self.node.ghosts.own:
+            inner = dict(fields["fields"], origin=fields["origin"])
+            if fields["kind"] in ROUTED:
+                self.node.ghosts.to_ghost(fields["to"], fields["kind"], inner)
         elif fields["hops"] > 0:
-            hop = self.mesh.hop(fields["to"])
+            hop = self.mesh.hop(self.node.ghosts.place_of(fields["to"]))
             if hop is not None:
                 self.node.send(hop, "ROUTE", dict(fields, hops=fields["hops"] - 1))
+
+    def on_ghost(self, peer: str, fields: Fields, now: float) -> None:
+        self.node.ghosts.on_ghost(peer, fields, now)
 
     def on_bye(self, peer: str, fields: Fields, now: float) -> None:
         why = "stopping" if fields["why"] == "stopping" else "closing"
@@ -302,6 +323,7 @@ FRAMES: Dict[str, Callable[[Peers, str, Fields, float], None]] = {
     "ALIVE_ANSWER": Peers.on_alive_answer,
     "BYE": Peers.on_bye,
     "DRAIN": Peers.on_drain,
+    "GHOST": Peers.on_ghost,
     "GOT": Peers.on_got,
     "HEARTBEAT": Peers.on_heartbeat,
     "LEAF": Peers.on_leaf,

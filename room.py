@@ -15,10 +15,19 @@ D2  A grant of this process to itself starts only when another comrade has merge
     there is one that answers within COPY_S: else nobody would know of it if we die now.
 """
 
-from typing import Callable, Dict, FrozenSet, Iterable, NamedTuple, Optional, Set
+from typing import (
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+)
 
 from coordinator import is_own_grant
-from effects import Check, Drain, Effect, Facts, Identity, Tags, WantFile
+from effects import Check, Cores, Drain, Effect, Facts, Identity, Tags, WantFile
 from hands import Hands
 from matching import Matcher
 from mesh import Mesh
@@ -29,6 +38,7 @@ from workers import Worker
 FACTS_S = 1.0  # what a worker said of its room is believed this long
 COPY_S = 3.0  # a grant to oneself waits this long for a second copy
 FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
+CLAIRVOYANT = "clairvoyant"  # the tag of a comrade that has ghosts
 
 
 class Copying(NamedTuple):
@@ -55,6 +65,9 @@ class Room:
         self._is_asked = False
         self._copying: Dict[str, Copying] = {}  # run key -> what it waits for
         self._copied: Set[str] = set()  # run keys that may start now
+        self._waiting: Mapping[str, str] = {}  # run keys that wait to go to a ghost
+        self._look_at_waiting: Callable[[], None] = lambda: None
+        self._is_clairvoyant = False
 
     def attach(
         self,
@@ -70,6 +83,10 @@ class Room:
         self.emit = emit
         self.tell()
 
+    def serve(self, waiting: Mapping[str, str], look: Callable[[], None]) -> None:
+        """Look after the second copies of grants to ghosts, too."""
+        self._waiting, self._look_at_waiting = waiting, look
+
     # --- what the machine has -----------------------------------------------------
 
     def on_tags(self, message: Tags, now: float) -> None:
@@ -77,6 +94,22 @@ class Room:
         self.tags |= set(message.add)
         self.tags -= set(message.remove)
         self.look_again()
+        self.tell()
+
+    def be_clairvoyant(self, is_so: bool) -> None:
+        """Have the tag, or lose it; the user's own one of that name stays."""
+        if is_so != self._is_clairvoyant:
+            self._is_clairvoyant = is_so
+            self.look_again()
+            self.tell()
+
+    def all_tags(self) -> Set[str]:
+        """Give the user's tags, and the one that ghosts give."""
+        return self.tags | ({CLAIRVOYANT} if self._is_clairvoyant else set())
+
+    def on_cores(self, message: Cores, now: float) -> None:
+        """Offer so many cores."""
+        self.worker.cores = message.cores
         self.tell()
 
     def on_drain(self, message: Drain, now: float) -> None:
@@ -110,7 +143,7 @@ class Room:
             free_memory=None if memory is None else memory // FACT_BYTES * FACT_BYTES,
             free_disk=worker.free_disk // FACT_BYTES * FACT_BYTES,
             holds=sorted(worker.holds),
-            tags=sorted(self.tags),
+            tags=sorted(self.all_tags()),
             draining=worker.draining,
         )
 
@@ -165,15 +198,19 @@ class Room:
 
     def may_start(self, record: Record, run_key: str, now: float) -> bool:
         """Say whether a grant to this process may start: files, and a second copy."""
-        is_own = is_own_grant(run_key, self.me.writer) and bool(self.mesh.links)
-        is_copied = not is_own or run_key in self._copied
-        if not is_copied and run_key not in self._copying:
-            after = {peer: box.number for peer, box in self.replica.boxes.items()}
-            self._copying[run_key] = Copying(record.key, now + COPY_S, after)
-        if not is_copied or not self.has_files(record):
+        is_own = is_own_grant(run_key, self.me.writer)
+        if is_own and not self.is_copied(record.key, run_key, now):
             return False
-        self._copied.discard(run_key)
-        return True
+        return self.has_files(record)
+
+    def is_copied(self, key: str, run_key: str, now: float) -> bool:
+        """Say whether a grant of this process is known to another; else wait for it."""
+        if not self.mesh.links or run_key in self._copied:
+            return True
+        if run_key not in self._copying:
+            after = {peer: box.number for peer, box in self.replica.boxes.items()}
+            self._copying[run_key] = Copying(key, now + COPY_S, after)
+        return False
 
     def on_got(self, peer: str, n: int, keys: Iterable[str]) -> None:
         """A peer has merged frame n of ours, with these records."""
@@ -188,9 +225,10 @@ class Room:
 
     def expire_copies(self, now: float) -> None:
         """Start what nobody wanted to copy; forget what won't start here at all."""
-        self._copied.intersection_update(self.hands.held)
+        held, waiting = self.hands.held, self._waiting
+        self._copied = {r for r in self._copied if r in held or r in waiting}
         for run_key, copying in list(self._copying.items()):
-            if run_key not in self.hands.held:
+            if run_key not in held and run_key not in waiting:
                 del self._copying[run_key]
             elif now >= copying.until or not self.mesh.links:
                 self._copy_is_made(run_key)
@@ -199,3 +237,4 @@ class Room:
         del self._copying[run_key]
         self._copied.add(run_key)
         self.hands.look_at_held()
+        self._look_at_waiting()

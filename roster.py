@@ -8,6 +8,8 @@ Rules. Pure (D6). Reads a Mesh and a Matcher, changes nothing.
 from typing import Any, Dict, List, Optional, Tuple
 
 from effects import Identity
+from facts import Facts
+from ghosts import Ghosts
 from matching import Matcher
 from mesh import Mesh
 from workers import Worker
@@ -16,37 +18,63 @@ from workers import Worker
 class Roster:
     """Who is there, in words and rows."""
 
-    def __init__(self, me: Identity, mesh: Mesh, matcher: Matcher) -> None:
+    def __init__(
+        self, me: Identity, mesh: Mesh, matcher: Matcher, ghosts: Ghosts
+    ) -> None:
         self.me = me
         self.mesh = mesh
         self.matcher = matcher
+        self.ghosts = ghosts
 
-    def shown_name(self, facts: Dict[str, Any]) -> str:
-        """Give a node's name; name@address where nodes share one."""
+    def shown_name(self, facts: Facts) -> str:
+        """Give a comrade's name; name@address where nodes share one."""
         names = [other["name"] for other in self._everyone().values()]
         name = str(facts["name"])
         return name if names.count(name) < 2 else "%s@%s" % (name, facts["address"])
 
+    def ghost_name(self, writer: str) -> str:
+        """Give a ghost's name, as a comrade's; told apart on one machine by its id."""
+        offer = self.ghosts.known[writer]["offer"]
+        name, place = str(offer["name"]), (offer["name"], offer["address"])
+        others = [facts for key, facts in self._everyone().items() if key != writer]
+        if not any(facts["name"] == name for facts in others):
+            return name
+        name += "@%s" % offer["address"]
+        if any((facts["name"], facts["address"]) == place for facts in others):
+            name += ".%s" % writer[:4]
+        return name
+
+    def _name_of(self, node_id: str, facts: Facts) -> str:
+        is_ghost = node_id in self.ghosts.known
+        return self.ghost_name(node_id) if is_ghost else self.shown_name(facts)
+
     def find_nodes(self, text: str) -> List[str]:
         """Give the ids of the nodes that a name, name@address or address means."""
-        return [
+        everyone = sorted(self._everyone().items())
+        exact = [i for i, facts in everyone if text == self._name_of(i, facts)]
+        return exact or [
             node_id
-            for node_id, facts in sorted(self._everyone().items())
-            if text in (facts["name"], facts["address"], self.shown_name(facts))
+            for node_id, facts in everyone
+            if text in (facts["name"], facts["address"])
         ]
 
-    def _everyone(self) -> Dict[str, Dict[str, Any]]:
-        """Give the facts of all nodes, but for lost ones whose place another has.
+    def _everyone(self) -> Dict[str, Facts]:
+        """Give what all nodes offer, but for lost ones whose place another has.
 
-        A machine that comes back with an empty disk is a new node, not two.
+        A machine that comes back with an empty disk is a new node, not two; so is a
+        ghost that was started anew.
         """
+        ghosts = self.ghosts
         members, here = self.mesh.members, {self.me.node_id: self.mesh.facts}
         here.update({m.node_id: m.facts for m in self.mesh.others()})
+        here.update({i: ghosts.known[i]["offer"] for i in sorted(ghosts.present)})
         places = {(facts["name"], facts["address"]) for facts in here.values()}
-        for node_id, member in members.items():
-            place = (member.facts["name"], member.facts["address"])
+        away = [(i, member.facts) for i, member in members.items()]
+        away += [(i, facts["offer"]) for i, facts in ghosts.known.items()]
+        for node_id, facts in away:
+            place = (facts["name"], facts["address"])
             if node_id not in here and place not in places:
-                here[node_id] = member.facts
+                here[node_id] = facts
         return here
 
     def members(self) -> List[Dict[str, Any]]:
@@ -54,16 +82,36 @@ class Roster:
         workers = self.matcher.workers
         rows = []
         for node_id, facts in self._everyone().items():
-            state = "ready" if node_id in self.mesh.component else "lost"
-            if state == "lost" and node_id in self.mesh.links:
-                state = "suspect"
-            member = self.mesh.members.get(node_id)
-            writer = member.writer if member is not None else self.me.writer
-            rows.append(self._row(facts, workers.get(writer), state))
-        return sorted(rows, key=lambda row: address_order(row["address"]))
+            writer, state = node_id, self.ghosts.state_of(node_id)
+            if not state:
+                member = self.mesh.members.get(node_id)
+                writer = member.writer if member is not None else self.me.writer
+                state = self._state_of(node_id)
+            row = self._row(facts, workers.get(writer), state)
+            row["name"] = self._name_of(node_id, facts)
+            row["clairvoyant"] = self._clairvoyant_of(node_id)
+            row["role"] = "ghost" if node_id in self.ghosts.known else "comrade"
+            rows.append(row)
+        return sorted(
+            rows, key=lambda row: (address_order(row["address"]), row["role"])
+        )
+
+    def _state_of(self, node_id: str) -> str:
+        if node_id in self.mesh.component:
+            return "ready"
+        return "suspect" if node_id in self.mesh.links else "lost"
+
+    def _clairvoyant_of(self, writer: str) -> Optional[str]:
+        facts = self.ghosts.known.get(writer)
+        if facts is None or facts["state"] != "here":
+            return None
+        if facts["at"] == self.me.node_id:
+            return self.shown_name(self.mesh.facts)
+        member = self.mesh.members.get(facts["at"])
+        return self.shown_name(member.facts) if member is not None else None
 
     def _row(
-        self, facts: Dict[str, Any], worker: Optional[Worker], state: str
+        self, facts: Facts, worker: Optional[Worker], state: str
     ) -> Dict[str, Any]:
         cores, memory, storage = worker.used() if worker is not None else (0, 0, 0)
         free = facts["memory"] - memory
@@ -73,8 +121,8 @@ class Roster:
             state = "draining"
         return {
             "address": facts["address"],
-            "name": self.shown_name(facts),
-            "role": facts["role"],
+            "name": facts["name"],
+            "role": "",
             "state": state,
             "cores": facts["cores"],
             "cores_free": facts["cores"] - cores,

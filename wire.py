@@ -83,7 +83,7 @@ class End(Enum):
     NOT_OURS = "what answers there is not Leoronic"
     WRONG_VERSION = "it runs another version of Leoronic: update the older one"
     WRONG_COOKIE = "it has another cookie: copy one machine's cookie file to the others"
-    OTHER_ROLE = "it is for another process"  # the socket is open: see Link.detach
+    GIVEN = "its socket was given to another process"  # see Link.give
     SELF = "it is this very process"
     STOPPING = "it is being stopped"
     CLOSING = "it closed this link"
@@ -119,6 +119,12 @@ class Kind(IntEnum):
     FILE_PIECE = 20
     OUTPUT_WANT = 21
     OUTPUT_PIECE = 22
+    GHOST = 23
+    ATTACH = 24
+    COMRADES = 25
+    CHECK = 26
+    OFFER = 27
+    OUTPUT = 28
 
 
 class Row(NamedTuple):
@@ -132,7 +138,7 @@ class Row(NamedTuple):
     raw: bool = False  # bytes follow the fields
 
 
-_C, _O = "comrade", "coordinator"
+_C, _O, _G, _K = "comrade", "coordinator", "ghost", "clairvoyant"
 CATALOGUE: Dict[Kind, Row] = {
     Kind.HEARTBEAT: Row("n heard root", _C, _C, "LDR"),
     Kind.MEMBER: Row(
@@ -160,6 +166,12 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.FILE_PIECE: Row("digest offset size", _C, _C, "LD", raw=True),
     Kind.OUTPUT_WANT: Row("digest offset size", _C, _C, "LDR", Kind.OUTPUT_PIECE),
     Kind.OUTPUT_PIECE: Row("digest offset size", _C, _C, "LD", raw=True),
+    Kind.GHOST: Row("id session seq at state offer", _C, _C, "LDR"),
+    Kind.ATTACH: Row("n session term former runs offer", _G, _K, "LD", Kind.COMRADES),
+    Kind.COMRADES: Row("n name addresses term", _K, _G, "LDR"),
+    Kind.CHECK: Row("conditions on", _K, _G, "LDR", Kind.OFFER),
+    Kind.OFFER: Row("offer", _G, _K, "LDR"),
+    Kind.OUTPUT: Row("digest", _G, _K, "LD", raw=True),
 }
 _RAW = frozenset(kind for kind, row in CATALOGUE.items() if row.raw)
 _KINDS = {int(kind): kind for kind in Kind}
@@ -369,10 +381,9 @@ class Handshake:
     """Both sides' proof that they have the cookie.
 
     Feed it what came, send what `take` gives. It is over when `end` is set (failed) or
-    `keys` are: (for sending, for receiving). A peer whose role isn't in `roles` gets no
-    answer, and `end` is OTHER_ROLE: another process may feed `received` to a Handshake
-    of its own and so go on from there. A nonce may be given: its first bytes may count
-    the dials of a process, the rest must be random.
+    `keys` are: (for sending, for receiving). Only those who have a role of `roles` are
+    answered. A nonce may be given: its first bytes may count the dials of a process,
+    the rest must be random.
     """
 
     def __init__(
@@ -448,7 +459,7 @@ class Handshake:
             return End.WRONG_COOKIE
         if self.peer.writer == self._me.writer:
             return End.SELF
-        return None if self.peer.role in self._roles else End.OTHER_ROLE
+        return None if self.peer.role in self._roles else End.NOT_OURS
 
     def _mac(self, label: str, more: bytes = b"") -> bytes:
         message = b"leoronic1 %s" % label.encode() + self._transcript + more

@@ -18,7 +18,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
         "conditions record decoding taskqueue workers waits matching effects facts "
-        "mesh replica durable hands coordinator room roster adding purge peers node"
+        "mesh replica durable hands coordinator room ghosts roster adding purge peers node"
         "".split(),
         [],
     ),

@@ -1,0 +1,436 @@
+"""The ghosts of a cluster, as a comrade knows them: who is where, what each is told.
+
+Reason for this file beside peers.py: a ghost is no member: it has no queue, no vote and
+one link. What a clairvoyant does for its ghosts, and what all others know of them, is a
+concern of its own.
+
+Rules. Pure (D6). Knows links of ghosts by name (`GhostUp.peer`); how their frames reach
+this process is the relay's. A ghost's id is its writer: one that starts anew is another.
+
+How it works. A ghost that has come to this comrade sends the records it holds, then
+ATTACH. From then on it is told of each record with a run of its writer that changes
+(a new grant among them), and sends those that it changes itself. Both merge what they
+get: the protocol is replication of a part of the queue, nothing more.
+
+What a ghost offers is gossiped in GHOST, written by its clairvoyant alone: the greatest
+(session, seq) counts, where the ghost counts its sessions, one for each ATTACH. A ghost
+is *present* while its newest facts say that it is attached and its clairvoyant is in the
+component: then it is a worker like any other.
+
+Invariants.
+D2  A grant of this process to a ghost of its own goes out only when another comrade has
+    merged it (room.py), and only when the files it needs are here.
+D10 STORED tells a ghost what is durable as an add would be: then it may forget.
+D12 A ghost whose link ended with EOF, or that said that it stops, is dead. One that is
+    away otherwise, or whose clairvoyant is gone, has GONE_SILENT_S to turn up elsewhere.
+"""
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Set
+
+from coordinator import is_own_grant
+from decoding import decode
+from effects import CloseLink, GhostUp, Log
+from facts import Facts, check_ghost, check_offer
+from mesh import GONE_EOF_S, GONE_SILENT_S, MISSING_S
+from record import UNFINISHED, Malformed, Phase, Record, encode, split_key
+from workers import Worker
+
+if TYPE_CHECKING:  # The node makes its Ghosts; only the hint looks back.
+    from node import Node
+
+GHOSTS_MAX = 1000  # known at once, attached here or elsewhere
+OFF_S = 5.0  # nothing waits for so long: ghosts are no longer asked what they have
+FRAME_BYTES = 262144  # of records in one frame to a ghost, about
+RUNS_TOLD = 10000  # of a ghost, in one ATTACH
+
+
+class Attached(NamedTuple):
+    """A link of a ghost: whose it is, and the records that it is to be told of."""
+
+    peer: str
+    writer: str
+    to_tell: Dict[str, None]
+
+
+class Ghosts:
+    """The ghosts of one comrade's view of the cluster."""
+
+    def __init__(self, node: "Node") -> None:
+        self.node = node
+        self.queue = node.queue
+        self.mesh = node.mesh
+        self.links: Dict[str, Attached] = {}  # by the link's name
+        self.own: Dict[str, Attached] = {}  # writer -> the link it has attached over
+        self.known: Dict[str, Facts] = {}  # writer -> the newest facts
+        self.waiting: Dict[str, str] = {}  # grants that may not go out -> tasks
+        self.present: Set[str] = set()  # writers
+        self._left_at: Dict[str, float] = {}  # writer -> when it was present last
+        self._news: Dict[str, Dict[str, None]] = {}  # peer -> writers to tell of
+        self._component: Set[str] = set()  # as `look_around` saw it
+        self._asked: Dict[str, Any] = {"conditions": [], "on": False}
+        self._idle_since: Optional[float] = None
+        self._addresses: List[str] = []  # as ghosts were told
+        node.room.serve(self.waiting, self.look_at_waiting)
+
+    # --- links of ghosts ----------------------------------------------------------
+
+    def on_up(self, message: GhostUp, now: float) -> None:
+        """Begin with a ghost's link; it is served once it attaches."""
+        old = self.own.get(message.writer)
+        if old is not None:
+            self.node.emit(CloseLink(old.peer, "replaced"))
+            self.lose(old.peer, "closing", now)
+        self.links[message.peer] = Attached(message.peer, message.writer, {})
+
+    def lose(self, peer: str, why: str, now: float) -> None:
+        """End with a ghost's link."""
+        link = self.links.pop(peer)
+        for run_key, key in list(self.waiting.items()):
+            record = self.queue.records.get(key)
+            if record is None or record.runs[run_key].worker == link.writer:
+                del self.waiting[run_key]
+        if self.own.get(link.writer) is link:
+            del self.own[link.writer]
+            is_dead = why in ("eof", "stopping")
+            if is_dead:
+                at = now if why == "eof" else now - GONE_EOF_S
+                self.mesh.deaths.ghosts[link.writer] = at
+            self._author(link.writer, now, state="dead" if is_dead else "away")
+            self._tag()
+
+    def close(self, peer: str, why: str, now: float) -> None:
+        """End a ghost's link from here."""
+        self.node.emit(CloseLink(peer, why))
+        self.lose(peer, "broken", now)
+
+    def stop(self) -> None:
+        """This comrade stops: its ghosts are to look for another."""
+        for peer in sorted(self.links):
+            self.node.send(peer, "BYE", {"why": "stopping"})
+
+    def _tag(self) -> None:
+        """Have the tag `clairvoyant` exactly while there are ghosts."""
+        self.node.room.be_clairvoyant(bool(self.own))
+
+    # --- what ghosts send ---------------------------------------------------------
+
+    def on_frame(self, peer: str, kind: str, fields: Facts, now: float) -> None:
+        """Take a frame of a ghost; one that is wrong ends its link (D9)."""
+        link = self.links[peer]
+        try:
+            GHOST_FRAMES[kind](self, link, fields, now)
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            self.node.emit(Log("%s of a ghost: %r" % (kind, problem)))
+            self.close(peer, "bad frame", now)
+
+    def on_attach(self, link: Attached, fields: Facts, now: float) -> None:
+        offer = check_offer(fields["offer"])
+        runs = {str(run): str(key) for key, run in fields["runs"][:RUNS_TOLD]}
+        former = [str(writer) for writer in fields["former"]]
+        session, term = int(fields["session"]), int(fields["term"])
+        self.mesh.learn_term(term)
+        for writer in former:  # Its process killed all that they ran (DESIGN 4).
+            self.mesh.deaths.ghosts[writer] = now - GONE_EOF_S
+            if writer in self.known:
+                self._author(writer, now, state="replaced")
+        self.own[link.writer] = link
+        self._author(link.writer, now, session=session, state="here", offer=offer)
+        for run_key, (writer, key) in self.node.coordinator.living.items():
+            if writer == link.writer and run_key not in runs:
+                link.to_tell[key] = None
+        self._tell_purged(
+            link, [k for k in runs.values() if k not in self.queue.records]
+        )
+        self._tag()
+        self._addresses = self._known_addresses()
+        self._send_comrades(link, int(fields["n"]))
+        self.node.send(link.peer, "CHECK", self._asked)
+
+    def on_records(self, link: Attached, fields: Facts, now: float) -> None:
+        """Merge what a ghost knows; say so, and say it again when it is durable."""
+        n = int(fields["n"])
+        kept: List[str] = []
+        is_whole = True
+        for wired in fields["r"]:
+            try:
+                theirs = decode(wired)
+            except (Malformed, RecursionError) as problem:
+                self.queue.set_aside(wired, problem)
+                is_whole = False
+                continue
+            digest = theirs.digest
+            record = self.queue.join(theirs)
+            if record is None:
+                self._tell_purged(link, [theirs.key])
+                continue
+            kept.append(record.key)
+            if record.digest == digest:  # It has it just so: no echo.
+                link.to_tell.pop(record.key, None)
+            else:
+                link.to_tell[record.key] = None
+        self.node.send(link.peer, "GOT", {"n": n})
+        if fields["store"]:
+            self._store(link, n, kept, is_whole, now)
+
+    def _store(
+        self, link: Attached, n: int, keys: List[str], is_whole: bool, now: float
+    ) -> None:
+        def then(error: str) -> None:
+            if self.links.get(link.peer) is link:
+                ok = is_whole and not error
+                self.node.send(link.peer, "STORED", {"n": n, "ok": ok})
+
+        self.node.durable.vouch(keys, then, now)
+
+    def on_offer(self, link: Attached, fields: Facts, now: float) -> None:
+        if self.own.get(link.writer) is link:
+            offer = check_offer(fields["offer"])
+            self._author(link.writer, now, state="here", offer=offer)
+
+    def on_alive_answer(self, link: Attached, fields: Facts, now: float) -> None:
+        self.node.peers.answer_alive(
+            fields["origin"], fields["run"], fields["yes"], now
+        )
+
+    def on_bye(self, link: Attached, fields: Facts, now: float) -> None:
+        self.lose(
+            link.peer, "stopping" if fields["why"] == "stopping" else "closing", now
+        )
+
+    # --- what ghosts are told -----------------------------------------------------
+
+    def note(self, record: Record, gone: bool) -> None:
+        """See who must know of a record that changed."""
+        for run in record.runs.values():
+            link = self.own.get(run.worker)
+            if link is not None:
+                if gone:
+                    link.to_tell.pop(record.key, None)
+                    self._tell_purged(link, [record.key])
+                else:
+                    link.to_tell[record.key] = None
+
+    def look_at_waiting(self) -> None:
+        """Try again to send the grants that wait for a copy or a file."""
+        for key in self.waiting.values():
+            record = self.queue.records.get(key)
+            if record is not None:
+                self.note(record, gone=False)
+
+    def flush(self, now: float) -> None:
+        """Tell each ghost what changed for it."""
+        for link in list(self.own.values()):
+            while link.to_tell:
+                self._send_records(link, now)
+        if self._addresses != self._known_addresses() and self.own:
+            self._addresses = self._known_addresses()
+            for link in self.own.values():
+                self._send_comrades(link, 0)
+
+    def _send_records(self, link: Attached, now: float) -> None:
+        wires, size = [], 0
+        while link.to_tell and size < FRAME_BYTES:
+            key = next(iter(link.to_tell))
+            del link.to_tell[key]
+            record = self.queue.records.get(key)
+            if record is None:
+                continue
+            if self._must_wait(link, record, now):
+                continue
+            wires.append(encode(record))
+            size += 200 + len(record.command) + 200 * len(record.runs)
+        if wires:
+            fields = {"n": 0, "r": wires, "store": False, "term": self.node.hands.term}
+            self.node.send(link.peer, "RECORDS", fields)
+
+    def _must_wait(self, link: Attached, record: Record, now: float) -> bool:
+        """Say whether a grant in a record may not go out yet (D2)."""
+        room = self.node.room
+        for run_key, run in record.runs.items():
+            if run.worker != link.writer or run.phase is not Phase.GRANTED:
+                self.waiting.pop(run_key, None)
+                continue
+            is_own = is_own_grant(run_key, self.mesh.writer)
+            may_go = not is_own or room.is_copied(record.key, run_key, now)
+            if record.state in UNFINISHED and not (may_go and room.has_files(record)):
+                self.waiting[run_key] = record.key
+                return True
+            self.waiting.pop(run_key, None)
+        return False
+
+    def _tell_purged(self, link: Attached, keys: List[str]) -> None:
+        covered: Dict[str, List[List[int]]] = {}
+        for key in keys:
+            n, writer = split_key(key)
+            covered.setdefault(writer, []).append([n, n])
+        if covered:
+            self.node.send(link.peer, "PURGED", {"w": covered})
+
+    def _send_comrades(self, link: Attached, n: int) -> None:
+        fields = {"name": self.node.me.name, "addresses": self._addresses}
+        term = self.node.hands.term
+        self.node.send(link.peer, "COMRADES", dict(fields, n=n, term=term))
+
+    def _known_addresses(self) -> List[str]:
+        addresses = {str(m.facts["address"]) for m in self.mesh.members.values()}
+        return sorted(addresses | {self.node.me.address})
+
+    def check(self, now: float) -> None:
+        """Let ghosts look at what they have while some task waits for a worker."""
+        if not self.own:
+            return
+        matcher = self.node.matcher
+        is_on = bool(matcher.wanted) or matcher.peek() is not None
+        if is_on:
+            self._idle_since = None
+        elif self._asked["on"]:
+            if self._idle_since is None:
+                self._idle_since = now
+            is_on = now - self._idle_since < OFF_S
+        asked = {"conditions": sorted(matcher.wanted), "on": is_on}
+        if asked != self._asked:
+            self._asked = asked
+            for link in self.own.values():
+                self.node.send(link.peer, "CHECK", asked)
+
+    def deadline(self) -> Optional[float]:
+        """Give the time when something is due here."""
+        if self._idle_since is None or not self._asked["on"]:
+            return None
+        return self._idle_since + OFF_S
+
+    # --- facts, of all ghosts -----------------------------------------------------
+
+    def _author(self, writer: str, now: float, **changed: Any) -> None:
+        """Write facts of a ghost, as its clairvoyant; they are gossiped."""
+        known = self.known.get(writer)
+        facts: Facts = dict(
+            known or {"id": writer, "seq": 0, "session": 0, "offer": {}}
+        )
+        facts.update(changed)
+        facts["at"] = self.mesh.node_id
+        if facts != known:
+            facts["seq"] += 1
+            self._take(facts, "", now)
+
+    def on_ghost(self, source: str, facts: Facts, now: float) -> None:
+        """Take facts of a ghost from a peer; pass them on if they are news."""
+        check_ghost(facts)
+        writer = str(facts["id"])
+        known = self.known.get(writer)
+        if known is not None and _age(facts) <= _age(known):
+            return
+        if known is None and len(self.known) >= GHOSTS_MAX:
+            return
+        link = self.own.get(writer)
+        if facts["at"] == self.mesh.node_id and facts["state"] == "here":
+            # It was attached to a former process of this node, and hasn't come back.
+            if link is None:
+                facts = dict(facts, seq=facts["seq"] + 1, state="away")
+        elif link is not None:  # It has moved, and its old link is about to end.
+            self.node.emit(CloseLink(link.peer, "moved"))
+            del self.links[link.peer], self.own[writer]
+            self._tag()
+        self._take(facts, source, now)
+
+    def _take(self, facts: Facts, source: str, now: float) -> None:
+        writer = facts["id"]
+        self.known[writer] = facts
+        for peer, news in self._news.items():
+            if peer != source:
+                news[writer] = None
+        if facts["state"] == "here":
+            self.mesh.deaths.ghosts.pop(writer, None)
+        elif facts["state"] in ("dead", "replaced"):
+            self.mesh.deaths.ghosts.setdefault(writer, now)
+        self._place(writer, now)
+
+    def on_link(self, peer: str) -> None:
+        """A new link to a comrade: it is told of all ghosts."""
+        self._news[peer] = dict.fromkeys(sorted(self.known))
+
+    def on_link_lost(self, peer: str) -> None:
+        """A link to a comrade is gone."""
+        self._news.pop(peer, None)
+
+    def gossip(self, may_send: Callable[[str], bool]) -> None:
+        """Send news of ghosts on each link that has nothing more urgent to send."""
+        for peer, news in sorted(self._news.items()):
+            if news and may_send(peer):
+                for writer in news:
+                    if writer in self.known:
+                        self.node.send(peer, "GHOST", self.known[writer])
+                news.clear()
+
+    # --- who is present -----------------------------------------------------------
+
+    def look_around(self, now: float) -> None:
+        """Find out anew who is present if the component changed."""
+        if self.mesh.component != self._component:
+            self._component = self.mesh.component
+            for writer in sorted(self.known):
+                self._place(writer, now)
+
+    def forget(self, now: float) -> None:
+        """Drop who was away for so long, or has come back as another."""
+        for writer, left in list(self._left_at.items()):
+            is_replaced = self.known[writer]["state"] == "replaced"
+            if now - left >= MISSING_S or (is_replaced and now - left >= OFF_S):
+                del self._left_at[writer], self.known[writer]
+
+    def _place(self, writer: str, now: float) -> None:
+        """Let a ghost be a worker, or not."""
+        facts = self.known[writer]
+        if facts["state"] == "here" and facts["at"] in self.mesh.component:
+            self.present.add(writer)
+            self._left_at.pop(writer, None)
+            self._employ(writer, facts["offer"])
+        else:
+            self.present.discard(writer)
+            self._left_at.setdefault(writer, now)
+            self.node.matcher.detach(writer)
+
+    def _employ(self, writer: str, offer: Facts) -> None:
+        matcher = self.node.matcher
+        worker = matcher.workers.get(writer)
+        if worker is None:
+            worker = Worker(writer, "", 0, 0)
+            matcher.attach(worker)
+        worker.name = self.node.roster.ghost_name(writer)
+        worker.cores, worker.memory = offer["cores"], offer["memory"]
+        worker.free_memory, worker.free_disk = offer["free_memory"], offer["free_disk"]
+        worker.draining = offer["draining"]
+        matcher.facts(worker, frozenset(offer["holds"]))
+
+    def state_of(self, writer: str) -> str:
+        """Give the state of a ghost in a user's word; '' for who is none."""
+        facts = self.known.get(writer)
+        if facts is None or writer in self.present:
+            return "ready" if facts is not None else ""
+        may_come = facts["state"] in ("here", "away")
+        age = self.node.now - self._left_at[writer]
+        return "suspect" if may_come and age < GONE_SILENT_S else "lost"
+
+    def place_of(self, target: str) -> str:
+        """Give the node to send to, to reach a node or a ghost."""
+        facts = self.known.get(target)
+        return str(facts["at"]) if facts is not None else target
+
+    def to_ghost(self, writer: str, kind: str, fields: Facts) -> None:
+        """Send a frame to a ghost that is attached here."""
+        link = self.own.get(writer)
+        if link is not None:
+            self.node.send(link.peer, kind, fields)
+
+
+def _age(facts: Facts) -> Any:
+    return (facts["session"], facts["seq"])
+
+
+GHOST_FRAMES: Dict[str, Callable[[Ghosts, Attached, Facts, float], None]] = {
+    "ALIVE_ANSWER": Ghosts.on_alive_answer,
+    "ATTACH": Ghosts.on_attach,
+    "BYE": Ghosts.on_bye,
+    "OFFER": Ghosts.on_offer,
+    "RECORDS": Ghosts.on_records,
+}
