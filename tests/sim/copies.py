@@ -1,18 +1,18 @@
 """What may not happen to any copy of any record, looked at whenever one changes.
 
-Rules. Hears of each change of each core's queue (`Queue.on_change`) and compares it with
-what it saw before: the cost follows what changed. Asks a core only what it holds.
+Rules. Hears of each change of each core's queue (`Queue.on_change`) and compares it
+with what it saw before: the cost follows what changed. Asks a core only what it holds.
 
     S2, S11  a run appears first where it was granted, a task where it was added; who
              runs it never changes, nor do two runs share a key
     S3       a copy only grows: nothing is unset, no run falls back or vanishes
     S4       what is finished stays so, but for record.LIFECYCLE's three late arrivals
     S8       what a worker says of its run comes from it first, and is said once
-    S9       only what was finished is purged; what is purged is out of the copy for good
+    S9       only what was finished is purged; what is purged stays out of the copy
     S12      frames under way and ids to send are bounded
     D2       two that are in each other's component never grant at once, and who grants
              knows each living run that the others of its component granted
-    ORDER    a new task is younger than all that its node knows; no term falls
+    ORDER    a new task is younger than all that its node knows, a new term is higher
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set, Tuple
@@ -55,7 +55,8 @@ class Copies:
         self._said: Dict[Tuple[str, Phase], Any] = {}  # run, phase -> detail
         self._youngest: Dict[str, Tuple[int, str]] = {}  # writer -> order, key
         self._terms: Dict[str, int] = {}  # writer -> highest seen
-        self._gone: List[Tuple["Comrade", str]] = []  # in this event
+        self._claims: Set[Tuple[str, int]] = set()  # writer, term of its grants
+        self._gone: List[Tuple[Comrade, str]] = []  # in this event
 
     def watch(self, process: "Comrade") -> None:
         """Look at every change of a core's records."""
@@ -116,14 +117,15 @@ class Copies:
             if value is None or _rank(value) < _rank(was):
                 self.check(False, "S3", "%s of %s falls back" % (run, key))
 
-    def _on_run(
-        self, process: "Comrade", record: Record, run: str, value: Run
-    ) -> None:
+    def _on_run(self, process: "Comrade", record: Record, run: str, value: Run) -> None:
         _, term, author, _ = run_order(run)
         highest = self._terms.get(process.writer, 0)
         if run not in self.granted:
             self.check(author == process.writer, "S2", run + " was never granted")
-            self.check(term >= highest, "ORDER", "%s: term %d is known" % (run, highest))
+            is_new = (author, term) not in self._claims
+            is_higher = term > highest or not is_new
+            self.check(is_higher, "ORDER", "%s: term %d is known" % (run, highest))
+            self._claims.add((author, term))
             self.granted[run] = value.worker
             self.granted_at[run] = self.ledger.world.t
             self._on_grant(process, record)

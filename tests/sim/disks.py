@@ -63,7 +63,7 @@ class Disk:
         self._log += _sealed_text([self._entry(batch) for batch in batches])
 
     def commit(self, batches: Sequence[core.Persist]) -> List[str]:
-        """Fsync; give an error, or '', for each batch. If not all can be, one by one."""
+        """Fsync, one by one if not all can be; give an error, or '', for each batch."""
         if self.fails_once or self.error == EIO:
             self.fails_once = False
             self._broken.update(batch.group for batch in batches if batch.group)
@@ -153,7 +153,7 @@ class Disk:
         table = {key: dict(versions) for key, versions in self._table.items()}
         damage = self._replay(table)
         wrong = 0
-        for key, versions in table.items():
+        for versions in table.values():
             unsound = [group for group, row in versions.items() if not is_sound(row)]
             wrong += len(unsound)
             for group in unsound:

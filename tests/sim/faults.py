@@ -241,6 +241,7 @@ ROUGH = (
 ).split()
 HEALTHY = "single nap slow_network slow_disk bad_write echo delete".split()
 PAUSED = "pause_one slow_network slow_disk echo".split()
+LASTING = frozenset("slow_network slow_way loss echo slow_disk refuse".split())
 UNHURRIED = frozenset(["nap", "pause_one"])  # L8's bound is for those who aren't
 AT_ONCE = 0.25  # of the kinds of faults, on average, in one rough seed
 
@@ -265,7 +266,7 @@ def add_tasks(world: World) -> None:
             needs["files"] = (File("data", "%064x" % i, 10, 0o644),)
         if rng.random() < 0.1:
             needs["conditions"] = ("queue:is_first",)
-        counts = [rng.randint(1, 3)]
+        counts = [rng.choice([1, 2, 3, 6])]
         if rng.random() < 0.1:
             needs["own"], counts = "own%d" % rng.randint(0, 2), [1]
         elif rng.random() < 0.15:  # in slices; one of five is given up
@@ -296,11 +297,13 @@ def plan(world: World) -> Iterable[str]:
     for name in world.hosts:
         joins = rng.uniform(0.5, 8) if name == late and rng.random() < 0.4 else 0.0
         world.at(joins or rng.uniform(0, 0.5), world.start, name)
-    t = 3.0
-    for _ in range(rng.randint(1, 7)):
+    for kind in [kind for kind in chosen if kind in LASTING]:
+        world.at(rng.uniform(0, 6), getattr(faults, kind))
+    events, t = [kind for kind in chosen if kind not in LASTING], 3.0
+    for _ in range(rng.randint(1, 7) if events else 0):
         t += rng.expovariate(0.6)
         if t < FAULTS_S:
-            world.at(t, getattr(faults, rng.choice(chosen)))
+            world.at(t, getattr(faults, rng.choice(events)))
     add_tasks(world)
     return chosen
 

@@ -1,9 +1,9 @@
 """The machines: clocks, sandboxes, and the process that comrade.py is.
 
-Rules. Does with a core what comrade.py does, in its order, and nothing else. The effects
-that a core may have are a table (PERFORM), so that another kind of process (one that
-has no disk, say) has another table; what runs tasks (`Sandbox`) and what goes over a
-wire (wires.py) know only an owner.
+Rules. Does with a core what comrade.py does, in its order, and nothing else. The
+effects that a core may have are a table (PERFORM), so that another kind of process
+(one that has no disk, say) has another table; what runs tasks (`Sandbox`) and what
+goes over a wire (wires.py) know only an owner.
 
 How it works. A `Host` is a machine: its two clocks, its disk, its files, at most one
 `Comrade`. A Comrade steps and ticks a node.Node and performs its effects. When it is
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.001  # the next tick isn't before this: no clock here is finer
 REDIAL_S = (0.2, 2.0)
+DIAL_S = 1.0  # then a dial has timed out
 DRIFT = 0.005  # a clock gains or loses up to this much of a second each second
 WALL_S = 315e6  # wall clocks are wrong by up to ten years
 MEMORY, DISK = 1 << 30, 1 << 40
@@ -82,7 +83,7 @@ class Host:
 
 
 class Sandbox:
-    """What runs tasks for one process (its `owner`), and tells it what became of them."""
+    """What runs tasks for one process, its `owner`, and tells it their ends."""
 
     def __init__(self, owner: Any) -> None:
         self.owner = owner
@@ -387,7 +388,7 @@ class Comrade:
             if other is None:
                 refused = core.DialRefused(self.ids.get(name, name))
                 world.after(delay, self.take, self.step, refused)
-            elif not other.is_paused:
+            elif not other.is_paused and delay <= DIAL_S:
                 world.dialling.add(pair)
                 wire = Wire(network, self, other)
                 world.after(delay, _accept, world, wire, 1, pair)
@@ -416,7 +417,7 @@ def _accept(world: "World", wire: Wire, side: int, pair: Any) -> None:
     wire.open(process)
     if side == 1:
         delay = world.network.latency(process.host.name, other.host.name)
-        world.after(delay, _accept, world, wire, 0, pair)
+        world.after(min(delay, DIAL_S), _accept, world, wire, 0, pair)
     else:
         world.dialling.discard(pair)
 

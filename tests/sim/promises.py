@@ -120,9 +120,7 @@ class Promises:
                 self._check_copies(process, what, key, effect.note)
                 self.promised[what][key] = None
 
-    def _check_copies(
-        self, process: "Comrade", what: str, key: str, note: str
-    ) -> None:
+    def _check_copies(self, process: "Comrade", what: str, key: str, note: str) -> None:
         here, on_disk = process.host.name, self.durable[what].get(key, set())
         text = "%s of %s at %s is on %s: %s" % (what, key, here, sorted(on_disk), note)
         if "not on this disk" in note:

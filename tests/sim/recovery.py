@@ -110,7 +110,7 @@ def break_one(world: World, name: str, fate: str) -> None:
 
 
 def start_core(world: World) -> None:
-    """Start who is dead, or leave it; somebody is there, and who alone can do a task."""
+    """Start who is dead, or not; somebody is there, and who alone can do a task."""
     wanted = [r.needs.conditions for r in unfinished_records(world)]
     for name, host in world.hosts.items():
         if host.process is None and name not in world.broken:
@@ -118,7 +118,9 @@ def start_core(world: World) -> None:
             if is_wanted or world.rng.random() < 0.7:
                 world.start(name)
     if not world.core():
-        world.start([name for name in sorted(world.hosts) if name not in world.broken][0])
+        world.start(
+            [name for name in sorted(world.hosts) if name not in world.broken][0]
+        )
 
 
 def is_agreed(world: World) -> bool:
@@ -197,13 +199,16 @@ def may_finish(world: World) -> List[Record]:
     files = set().union(*(host.files for host in hosts))
     stuck = [r for r in left if not _can_run(r, tags, files)]
     if stuck:  # and what waits until all older ones are finished
-        left = [r for r in left if "queue:is_first" not in r.needs.conditions]
+        first, alone = min(stuck), "queue:is_first"
+        left = [r for r in left if r < first or alone not in r.needs.conditions]
     return [r for r in left if _can_run(r, tags, files)]
 
 
 def _can_run(record: Record, tags: Any, files: Any) -> bool:
     wanted = [text for text in record.needs.conditions if text.startswith("worker:")]
-    return tags.issuperset(wanted) and all(f.digest in files for f in record.needs.files)
+    return tags.issuperset(wanted) and all(
+        f.digest in files for f in record.needs.files
+    )
 
 
 def unfinished(world: World) -> str:

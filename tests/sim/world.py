@@ -286,7 +286,7 @@ class World:
     def add_slices(
         self, name: str, counts: Sequence[int], command: str, **needs: Any
     ) -> int:
-        """Add many tasks, all or none, a slice each 50 ms; no slice: it is abandoned."""
+        """Add tasks, all or none, a slice each 50 ms; an empty one: abandoned."""
         own = needs.pop("own", "")
         process = self._ask(name, "add")
         ticket = self._tickets
