@@ -20,6 +20,7 @@ from world import World
 
 from record import LIVING, UNFINISHED, Record, State
 
+NOTICE_S = 5.0  # that others are unheard for ever is noticed; then bounds count
 MESH_S = 4.0  # all are linked again: redials every 2 s
 EQUAL_S = 5.0  # L1, from then on
 COORDINATOR_S = 7.0  # L6, from then on
@@ -45,6 +46,8 @@ def recover(world: World) -> None:
     if rng.random() < CORE:
         break_rest(world)
     start_core(world)
+    if world.broken:
+        world.run(NOTICE_S)
     linked = world.until(world.is_meshed, MESH_S, 0.05)
     ledger.check(linked, "L1", "not all are linked again")
     equal = world.until(world.is_equal, EQUAL_S, 0.02)

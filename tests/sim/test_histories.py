@@ -475,3 +475,83 @@ def test_no_slice_of_an_add_runs_before_the_last_is_kept():
     world.run(3)
     finish(world)
     assert len(begun(world)) == 40
+
+
+def test_a_run_that_was_called_lost_is_its_workers_after_all():
+    world = cluster(3)
+    world.add("a", 1, "60 0")
+    world.run(1)
+    (first,) = begun(world)
+    world.pause(first)
+    world.run(23)  # lost after 20 s of silence, and begun again
+    assert len(begun(world)) == 2
+    world.resume(first)
+    world.run(2 + 5 + 5)
+    alive = world.ledger.alive(world.core())
+    assert [life.process.host.name for life in alive] == [first]
+    finish(world, 60)
+
+
+def test_a_node_that_stood_still_grants_nothing_that_others_took_meanwhile():
+    world = cluster(3)
+    world.add("a", 24, "3 0")
+    world.run(1)
+    world.pause("a")
+    world.run(12)
+    world.resume("a")
+    finish(world, 60)
+    assert len(begun(world)) == 24
+
+
+def test_a_lone_node_keeps_nothing_of_an_add_that_it_died_in():
+    world = cluster(1)
+    world.add_slices("a", [2, 2, 2, 2], "1 0")
+    world.run(0.14)
+    world.power_off("a")
+    world.start("a")
+    assert not world.node("a").queue.records
+
+
+def test_late_grants_of_a_node_that_was_cut_off_are_not_started():
+    world = cluster(4)
+    world.add("b", 1, "0.5 0")
+    finish(world)
+    for name in "bcd":
+        world.cut_way("a", name)  # it hears all, nobody hears it
+    world.add("c", 2, "9 0", conditions=("worker:tag d",))
+    world.run(4.6)
+    assert world.node("b").mesh.coordinator() == "b"
+    world.heal()  # what was under way arrives now
+    finish(world, 60)
+    assert begun(world)[1:] == ["d", "d"]
+
+
+def test_a_node_that_never_coordinated_waits_for_those_it_knew_as_well():
+    world = cluster(3)
+    world.ledger.is_healthy = True
+    world.add("b", 16, "4 0")
+    world.run(1)
+    world.kill("c")
+    world.run(7)
+    world.start("c")
+    finish(world, 60)
+    assert len(begun(world)) == 16 + 2
+
+
+def test_a_purge_outlives_a_loss_of_power_whole_or_not_at_all():
+    world = cluster(3)
+    world.add("b", 4)
+    finish(world)
+    world.shape(shapes.shattered("abc"))
+    for name in world.hosts:
+        disk = world.hosts[name].disk
+        disk.delay = (0.3, 0.3)
+        world.purge(name)
+        assert world.until(lambda disk=disk: not disk.rows, 2, 0.01)
+        world.run(0.1)  # the rows are gone; what followed is under way
+        world.power_off(name)
+        world.start(name)  # the ledger knows what this disk had
+    world.heal()
+    settle(world)
+    assert world.until(world.is_equal, 5, 0.05)
+    assert not world.node("a").queue.records

@@ -2,10 +2,10 @@
 
 A mutation replaces one method or constant. Its seeds are two or more, or a seed and a
 readable history, each of which must catch it; if a change of the protocol or of the
-simulator moves what they do, `python3 test_mutations.py` looks for others.
+simulator moves what they do, `find` looks for others.
 """
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Tuple, Union
 
 import pytest
 import test_histories
@@ -29,7 +29,7 @@ class Mutation(NamedTuple):
     owner: Any
     name: str
     broken: Any
-    seeds: Tuple[Any, ...]  # a number, or a history of test_histories.py
+    seeds: Tuple[Union[int, str], ...]  # a number, or a history of test_histories.py
 
 
 def _start_at_once(self: Any, record: Any, run_key: str, now: float) -> bool:
@@ -125,54 +125,141 @@ PERSIST = durable.Durable.persist
 JOIN = taskqueue.Queue.join
 ADVANCE = taskqueue.advance
 
-_histories = test_histories
 MUTATIONS: Dict[str, Mutation] = {
     "a grant to oneself starts without a second copy": Mutation(
-        room.Room, "may_start", _start_at_once, ()
+        *(room.Room, "may_start", _start_at_once),
+        (
+            1,
+            10,
+        ),
     ),
-    "a new link doesn't freeze granting": Mutation(mesh.Mesh, "is_frozen", _never, ()),
+    "a new link doesn't freeze granting": Mutation(
+        *(mesh.Mesh, "is_frozen", _never),
+        (
+            36,
+            "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
+        ),
+    ),
     "a coordinator doesn't wait until all follow it": Mutation(
-        mesh.Mesh, "may_grant", _grant_unfollowed, ()
+        *(mesh.Mesh, "may_grant", _grant_unfollowed),
+        (
+            8,
+            92,
+        ),
     ),
     "no freeze when two coordinators meet": Mutation(
-        mesh.Mesh, "may_grant", _go_on, ()
+        *(mesh.Mesh, "may_grant", _go_on),
+        (
+            8,
+            41,
+        ),
     ),
-    "a restarted node waits for no member": Mutation(coordinator, "START_S", 0.0, ()),
+    "a restarted node waits for no member": Mutation(
+        *(coordinator, "START_S", 0.0),
+        (
+            144,
+            167,
+            "a_node_that_comes_back_waits_for_those_it_knew",
+        ),
+    ),
     "stale grants are started": Mutation(
-        hands.Hands, "_answer_grant", _nobody_is_stale, ()
+        *(hands.Hands, "_answer_grant", _nobody_is_stale),
+        (
+            "a_grant_that_is_late_is_not_started_when_another_coordinates",
+            "late_grants_of_a_node_that_was_cut_off_are_not_started",
+        ),
     ),
-    "a pause isn't noticed": Mutation(mesh.Mesh, "notice_pause", _never, ()),
+    "a pause isn't noticed": Mutation(
+        *(mesh.Mesh, "notice_pause", _never),
+        (
+            169,
+            285,
+        ),
+    ),
     "acknowledged before fsync": Mutation(
-        durable.Durable, "_settle", _settle_at_once, ()
+        *(durable.Durable, "_settle", _settle_at_once),
+        (
+            0,
+            1,
+        ),
     ),
     "acknowledged without a peer's disk": Mutation(
-        durable.Durable, "_settle", _settle_without_peer, ()
+        *(durable.Durable, "_settle", _settle_without_peer),
+        (
+            0,
+            1,
+        ),
     ),
     "a peer says stored before fsync": Mutation(
-        peers.Peers, "_store", _stored_in_memory, ()
+        *(peers.Peers, "_store", _stored_in_memory),
+        (
+            0,
+            2,
+        ),
     ),
     "the older duplicate is killed": Mutation(
-        coordinator.Coordinator, "_settle_doubles", _kill_the_smallest, ()
+        *(coordinator.Coordinator, "_settle_doubles", _kill_the_smallest),
+        (
+            "the_stop_of_a_duplicate_does_not_fail_the_good_run",
+            "a_run_that_was_called_lost_is_its_workers_after_all",
+        ),
     ),
-    "purged tasks come back": Mutation(taskqueue.Purged, "covers", _never, ()),
+    "purged tasks come back": Mutation(
+        *(taskqueue.Purged, "covers", _never),
+        (
+            8,
+            12,
+            "a_node_that_was_away_for_long_brings_nothing_back_but_what_it_added",
+        ),
+    ),
     "purged before it is durable": Mutation(
-        durable.Durable, "persist", _purged_rows_first, ()
+        *(durable.Durable, "persist", _purged_rows_first),
+        (
+            "a_disk_says_what_is_purged_before_it_drops_it",
+            "a_purge_outlives_a_loss_of_power_whole_or_not_at_all",
+        ),
     ),
     "the order of counters is forgotten": Mutation(
-        taskqueue.Queue, "join", _forget_their_order, ()
+        *(taskqueue.Queue, "join", _forget_their_order),
+        (
+            1,
+            2,
+        ),
     ),
     "a coordinator forgets what terms there were": Mutation(
-        mesh.Mesh, "claim", _always_term_one, ()
+        *(mesh.Mesh, "claim", _always_term_one),
+        (
+            31,
+            47,
+        ),
     ),
     "a run that was called lost can't be refuted": Mutation(
-        taskqueue, "advance", _no_incarnation, ()
+        *(taskqueue, "advance", _no_incarnation),
+        (
+            "the_stop_of_a_duplicate_does_not_fail_the_good_run",
+            "a_run_that_was_called_lost_is_its_workers_after_all",
+        ),
     ),
     "runs are lost whose worker others hear": Mutation(
-        coordinator.Coordinator, "_gone", _all_others_are_gone, ()
+        *(coordinator.Coordinator, "_gone", _all_others_are_gone),
+        (
+            1,
+            "the_path_1_3_2_has_one_coordinator",
+        ),
     ),
-    "changes reach one peer only": Mutation(replica.Replica, "touch", _told_to_one, ()),
+    "changes reach one peer only": Mutation(
+        *(replica.Replica, "touch", _told_to_one),
+        (
+            1,
+            6,
+        ),
+    ),
     "the slices of an add come to life one by one": Mutation(
-        adding.Adding, "_stage", _slice_by_slice, ()
+        *(adding.Adding, "_stage", _slice_by_slice),
+        (
+            "an_add_in_slices_that_is_cut_short_leaves_nothing",
+            "a_lone_node_keeps_nothing_of_an_add_that_it_died_in",
+        ),
     ),
 }
 
@@ -184,7 +271,15 @@ def test_each_of_its_seeds_catches(what, monkeypatch):
     monkeypatch.setattr(mutation.owner, mutation.name, mutation.broken)
     for seed in mutation.seeds:
         with pytest.raises(AssertionError):
-            seed() if callable(seed) else simulate(seed)
+            replay(seed)
+
+
+def replay(seed: Union[int, str]) -> None:
+    """Run a seed, or the history of that name."""
+    if isinstance(seed, int):
+        simulate(seed)
+    else:
+        getattr(test_histories, "test_" + seed)()
 
 
 def find(what: str, seeds: Iterable[int], most: int = 3) -> List[Tuple[int, str]]:
