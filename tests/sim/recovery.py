@@ -27,7 +27,7 @@ COORDINATOR_S = 7.0  # L6, from then on
 LOST_S = 20.0  # L4, from then on
 ONCE_S = 5.0 + 1.0  # L7, from then on; the second is TERM's, in this sandbox
 IDLE_S = 15.0  # L2
-DONE_S = 60.0  # L3: silence is 20 s, tasks are short, refusals back off
+DONE_S = 60.0  # L3, and the work: silence is 20 s, refusals back off
 QUIET_S = 3.0  # L10: nothing changes any more
 FORGET_S = 15.0  # L9: a jump of the clock closes all links; then an hour's look
 MONTH_S = 31 * 86400.0
@@ -59,7 +59,8 @@ def recover(world: World) -> None:
     once = world.until(lambda: not doubles(world), ONCE_S, 0.1)
     ledger.check(once, "L7", "run twice: %s" % doubles(world))
     idle = Idle(world)
-    done = world.until(lambda: idle.is_over() and world.is_equal(), DONE_S, 0.1)
+    bound = DONE_S + work(world)
+    done = world.until(lambda: idle.is_over() and world.is_equal(), bound, 0.1)
     ledger.check(done, "L3", "unfinished: " + unfinished(world))
     before = world.coordinators()
     world.run(QUIET_S)
@@ -212,6 +213,12 @@ def _can_run(record: Record, tags: Any, files: Any) -> bool:
     return tags.issuperset(wanted) and all(
         f.digest in files for f in record.needs.files
     )
+
+
+def work(world: World) -> float:
+    """Give the seconds that all left would take one after the other, with retries."""
+    left = {r.key: r for r in unfinished_records(world)}.values()
+    return sum(float(r.command.split()[0]) * (1 + r.needs.retries) for r in left)
 
 
 def unfinished(world: World) -> str:
