@@ -34,6 +34,8 @@ class Promises:
         self.check = ledger.check
         self.promised: Dict[str, Dict[str, None]] = {"add": {}, "delete": {}}
         self.durable: Dict[str, Dict[str, Set[str]]] = {"add": {}, "delete": {}}
+        # The same, with those that were wiped or damaged after they had confirmed it.
+        self.confirmed: Dict[str, Dict[str, Set[str]]] = {"add": {}, "delete": {}}
         self.asked: Dict[int, Any] = {}  # ticket -> process, what, time
         self.acks: Dict[int, core.Acked] = {}
         self.excused: Set[str] = set()  # no copy of it is left anywhere
@@ -50,9 +52,9 @@ class Promises:
     def _note(self, host: "Host", key: str) -> None:
         row = host.disk.rows.get(key)
         if row is not None:
-            self.durable["add"].setdefault(key, set()).add(host.name)
-            if DELETED in row:
-                self.durable["delete"].setdefault(key, set()).add(host.name)
+            for what in ("add", "delete") if DELETED in row else ("add",):
+                for known in (self.durable, self.confirmed):
+                    known[what].setdefault(key, set()).add(host.name)
 
     def on_crash(self, host: "Host") -> None:
         """What was under way may have reached the disk."""
@@ -121,7 +123,7 @@ class Promises:
                 self.promised[what][key] = None
 
     def _check_copies(self, process: "Comrade", what: str, key: str, note: str) -> None:
-        here, on_disk = process.host.name, self.durable[what].get(key, set())
+        here, on_disk = process.host.name, self.confirmed[what].get(key, set())
         text = "%s of %s at %s is on %s: %s" % (what, key, here, sorted(on_disk), note)
         if "not on this disk" in note:
             enough = 2 if len(process.node.mesh.links) > 1 else 1
