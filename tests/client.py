@@ -22,7 +22,7 @@ def ask(
     node: Node,
     *args: str,
     then: Optional[Callable[[], None]] = None,
-    timeout: float = ASK_TIMEOUT_S
+    timeout: float = ASK_TIMEOUT_S,
 ) -> Tuple[int, bytes, bytes]:
     """Call a verb; give code, stdout and stderr."""
     try:

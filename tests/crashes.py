@@ -21,12 +21,14 @@ import time
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
+import figures
 from client import NoAnswer, ask
 from cluster import Cluster, Ledger, Member, await_component, until
 from helpers import CHECKOUT, POLL_S, READY_TIMEOUT_S, processes_of
 
 TRIAL_S = 15.0  # for one scenario's tasks to end, on a busy machine
 LARGE_BYTES = 100_000  # printed, or in a file: more than what goes into the database
+CALM_EVERY = 3  # crashes; a task that lost five nodes is given up
 NEVER = "worker:tag never"  # until the story's end
 
 
@@ -112,6 +114,7 @@ class Story:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.may_refuse = False  # for the disk fails
         self.tried: Set[str] = set()  # names of tasks that may run
         self.kept: Dict[str, str] = {}  # id -> name: acknowledged
         self.idle: Set[str] = set()  # ids of those that wait until the end
@@ -133,6 +136,9 @@ class Story:
             code, out, err = ask(node, "add_task", *args)
         except NoAnswer:
             return None
+        if self.may_refuse and code == 1:
+            assert b"disk" in err or b"cannot use" in err, err
+            return None
         assert code == 0, (err, node.told())
         task = out.decode().strip()
         self.kept[task] = name
@@ -146,6 +152,9 @@ class Story:
         try:
             code, _, err = ask(node, "del_task", task)
         except NoAnswer:
+            return
+        if self.may_refuse and code == 1:
+            assert b"disk" in err or b"cannot use" in err, err
             return
         assert code == 0, (err, node.told())
         self.deleted.add(task)
@@ -262,6 +271,56 @@ def make_lead(node: Armed, other: Member, story: Story) -> None:
     until("it runs alone", lambda: node.state(task or "") == "done")
     other.start()
     await_component([node, other])
+
+
+def calm(node: Armed, others: Sequence[Member], story: Story) -> None:
+    """Let all tasks end for once: after five losses in a row one would be given up."""
+    node.plan = Plan("")
+    node.start()
+    try:
+        until("all is done", lambda: is_over(story, node))
+    except AssertionError as problem:
+        raise AssertionError(story.unfinished([node, *others])) from problem
+    story.check([node, *others])
+    node.kill9()
+    await_gone(node)
+
+
+def run(cluster: Cluster, plans: Sequence[Plan]) -> List[Plan]:
+    """Crash the last node of a cluster at each plan, one after the other; check.
+
+    Gives the plans whose point was not reached.
+    """
+    node = armed(cluster)
+    others = cluster.nodes[:-1]
+    story = Story(cluster.ledger)
+    try:
+        for other in others:
+            other.start()
+        missed = []
+        for i, plan in enumerate(plans):
+            if i and i % CALM_EVERY == 0:
+                calm(node, others, story)
+            began = time.monotonic()
+            if not crash(node, others, story, plan):
+                missed.append(plan)
+                node.kill9()
+            await_gone(node)
+            print("%.1f s: %s" % (time.monotonic() - began, plan))
+        calm(node, others, story)
+        node.start()
+        if others:
+            await_component(cluster.nodes)
+        story.check_end(cluster.nodes, node)
+    finally:
+        cluster.close()
+    figures.note(
+        "%d crashes at named points, %d comrades" % (len(plans), len(cluster.nodes)),
+        "0 lost",
+        "0 of %d tasks; %d points reached"
+        % (len(story.kept), len(plans) - len(missed)),
+    )
+    return missed
 
 
 def damage(queue: Path, how: str) -> None:
