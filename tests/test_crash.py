@@ -28,12 +28,14 @@ from trials import destroyed, knows, power_cuts
 
 import points
 
-ROUNDS = 20  # of what must never fail; a thousand are in tests/crash
+ROUNDS = 10  # of what must never fail; a thousand are in tests/crash
 SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 32))
 ACK_S = 2.0  # D10, and an fsync
 SLACK_S = 0.5  # a busy machine with two cores; what was measured is noted
 DEAD_S = 6.0  # more than after which a silent one counts as dead
 NO_STRACE = strace_missing()
+# Chains of restarts; a machine with other work takes five times as long.
+pytestmark = pytest.mark.timeout(180)
 needs_strace = pytest.mark.skipif(bool(NO_STRACE), reason=NO_STRACE)
 
 # --- kill points --------------------------------------------------------------------
