@@ -22,14 +22,18 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
         "".split(),
         [],
     ),
-    "wire": ("wire discovery net".split(), []),
-    "disk": ("database journal store".split(), []),
-    "tasks": ("keeper shells places sandbox".split(), []),
+    "points": (["points"], []),
+    "wire": ("wire discovery net".split(), ["points"]),
+    "disk": ("database journal store".split(), ["points"]),
+    "tasks": ("keeper shells places sandbox".split(), ["points"]),
     "settings": ("cookie settings process loop".split(), []),
-    "control": ("control taskform listing verbs clients".split(), ["core", "settings"]),
+    "control": (
+        "control taskform listing verbs clients".split(),
+        ["core", "settings", "points"],
+    ),
     "cluster": (
         "addresses links transfer shelf outputs".split(),
-        ["core", "wire", "disk", "tasks"],
+        ["core", "points", "wire", "disk", "tasks"],
     ),
     "roles": (
         ["comrade"],
