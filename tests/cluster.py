@@ -27,6 +27,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -113,11 +114,14 @@ class Ledger:
         """Give the starts beyond the first of tasks that have any."""
         return {task: n - 1 for task, n in self.starts().items() if n > 1}
 
+    def amiss(self, tasks: Sequence[str]) -> Tuple[List[str], List[str]]:
+        """Give which of these never ended, and which ran that aren't of these."""
+        ended = {line.task for line in self.lines("end")}
+        return sorted(set(tasks) - ended), sorted(set(self.starts()) - set(tasks))
+
     def check(self, tasks: Sequence[str], extra: Sequence[str] = ()) -> None:
         """Check that each ended, none is unknown, and none but `extra` began twice."""
-        ended = {line.task for line in self.lines("end")}
-        lost = sorted(set(tasks) - ended)
-        unexpected = sorted(set(self.starts()) - set(tasks))
+        lost, unexpected = self.amiss(tasks)
         doubled = sorted(set(self.extra()) - set(extra))
         assert not (lost or unexpected or doubled), (
             "lost %s, unexpected %s, twice %s in\n%s"

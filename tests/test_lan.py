@@ -36,11 +36,19 @@ def begin(lan: Lan, count: int, by: int = 0) -> List[str]:
     return names
 
 
+def check(lan: Lan, tasks: Sequence[str], extra: Sequence[str] = ()) -> None:
+    """Check that each of these ended, and began once but for `extra`; note it."""
+    lost, unexpected = lan.ledger.amiss(tasks)
+    for what, names in (("lost", lost), ("unexpected", unexpected)):
+        figures.note("tasks %s in all cases" % what, "0", str(len(names)))
+    lan.ledger.check(tasks, extra=extra)
+
+
 def finish(lan: Lan, at: Machine, tasks: Sequence[str], extra: Sequence[str]) -> None:
     """Let all end, and check that each did, and began once but for `extra`."""
     lan.ledger.open_gate()
-    assert at.wait() == 0
-    lan.ledger.check(tasks, extra=extra)
+    assert at.wait(seconds=90) == 0
+    check(lan, tasks, extra)
 
 
 def test_three_that_know_nothing_but_the_cookie_form_a_cluster(lab: Lab) -> None:
