@@ -36,6 +36,7 @@ from typing import (
 from helpers import Node, free_port
 
 POLL_S = 0.02
+ARGUMENT_BYTES = 100000  # Linux takes 128 KiB in one argument
 PATIENCE_S = 20.0  # for what takes a moment, on a busy machine; not a measure
 T = TypeVar("T")
 
@@ -167,7 +168,12 @@ class Member(Node):
             for text in commands
         ]
         listed = "\n".join(lines)
-        return self.call("leoronic_add_tasks_from_str", listed).split()
+        if len(listed) < ARGUMENT_BYTES:
+            return self.call("leoronic_add_tasks_from_str", listed).split()
+        path = self.top / "list"
+        path.write_text(listed)
+        words = ("leoronic_add_tasks_from_file", str(path))
+        return self.call(*words, timeout=600.0).split()
 
     def rows(self) -> List[Dict[str, Any]]:
         """Give the queue; the reasons to wait, which nodes see differently, without."""

@@ -89,8 +89,9 @@ def test_damaged_bytes_end_the_link_and_change_nothing(lab: Lab) -> None:
             tasks.append(name)
             one.add(lan.ledger.task(name) + " # " + "x" * 500)
         count = told().count("damage")
-        assert other.wait(seconds=60) == 0
-        await_equal(lan.nodes, 60)
+    lan.part_two(one, other, on=False)
+    assert other.wait(seconds=60) == 0
+    await_equal(lan.nodes, 60)
     assert count >= 12
     text = "%d lost of %d, %d damages" % (
         *(len(lan.ledger.amiss(tasks)[0]), len(tasks), count),

@@ -225,7 +225,9 @@ def test_all_are_killed_and_one_goes_on_from_its_disk(lab: Lab, disks: str) -> N
     at = time.time()
     heir.start()
     until("it goes on", lambda: since(lan, at), 30)
-    what, case = ("one starts again", "8") if disks == "all" else ("one disk is left", "9")
+    what, case = (
+        ("one starts again", "8") if disks == "all" else ("one disk is left", "9")
+    )
     first = min(since(lan, at))
     figures.note("all killed, %s: goes on" % what, "10 s", "%.2f s" % first, case)
     assert first < 10.0 + SLACK_S

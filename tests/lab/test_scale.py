@@ -21,10 +21,12 @@ from scenes import (
     extra_text,
     marks,
 )
-from test_disks import add_file, count_of
+from test_disks import count_of
 from tools import long, memory_of, slow_down
 
 pytestmark = marks
+
+NEVER = "worker:tag never"
 
 
 def test_halves_that_differ_by_ten_thousand_records(lab: Lab) -> None:
@@ -34,8 +36,8 @@ def test_halves_that_differ_by_ten_thousand_records(lab: Lab) -> None:
     lan.part([away])
     await_component(lan.nodes[:2])
     await_component([away])
-    add_file(lan.nodes[0], ["true"] * 5000, "never")
-    add_file(away, ["false"] * 5000, "never")
+    lan.nodes[0].add_all(["true"] * 5000, NEVER)
+    away.add_all(["false"] * 5000, NEVER)
     began = time.monotonic()
     lan.heal()
     until("all have all", lambda: count_of(lan.nodes) == [10000] * 3, 60)
@@ -81,7 +83,7 @@ def test_a_newcomer_gets_a_hundred_thousand_tasks_over_100_mbit(lab: Lab) -> Non
     count = 100000
     lan.start(lan.nodes[:2])
     began = time.monotonic()
-    add_file(lan.nodes[0], ["echo some task of a user's own"] * count, "never")
+    lan.nodes[0].add_all(["echo some task of a user's own"] * count, NEVER)
     text = "%.1f s" % clock(began)
     figures.note("100,000 tasks are added", "-", text, "38")
     new = lan.nodes[2]
@@ -103,7 +105,7 @@ def test_a_newcomer_is_killed_again_and_again_while_it_takes_the_queue_in(
     lan = lab(3)
     count = 20000
     lan.start(lan.nodes[:2])
-    add_file(lan.nodes[0], ["true"] * count, "never")
+    lan.nodes[0].add_all(["true"] * count, NEVER)
     new, luck = lan.nodes[2], random.Random(73)
     for _ in range(10):
         new.launch()
@@ -122,7 +124,7 @@ def add_many(lan: Lan, node: Machine, count: int) -> List[float]:
     took = []
     for _ in range(count // 100000):
         began = time.monotonic()
-        add_file(node, ["true"] * 100000, "never")
+        node.add_all(["true"] * 100000, NEVER)
         took.append(clock(began))
         assert [node.ready() for node in lan.nodes[:2]], lan
     return took

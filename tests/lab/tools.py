@@ -26,8 +26,6 @@ from netlab import PORT, Lan, Machine, missing, run
 
 REASON = missing()
 needs_lab = pytest.mark.skipif(bool(REASON), reason="the laboratory " + REASON)
-NO_NFT = "" if shutil.which("nft") else "no nft here (apt install nftables)"
-needs_nft = pytest.mark.skipif(bool(NO_NFT), reason=NO_NFT)
 long = pytest.mark.long
 
 HOOK = """
@@ -36,6 +34,21 @@ chain in { type filter hook input priority 0; }
 }
 flush chain inet lab in
 """
+
+
+def missing_nft() -> str:
+    """Say what keeps nft from working here; '' if nothing does."""
+    if REASON:
+        return REASON
+    if not shutil.which("nft"):
+        return "no nft here (apt install nftables)"
+    words = ["unshare", "--net", "nft", "-f", "-"]  # a namespace of its own
+    done = subprocess.run(words, input=HOOK.encode(), capture_output=True)
+    return "nft: " + done.stderr.decode() if done.returncode else ""
+
+
+NO_NFT = missing_nft()
+needs_nft = pytest.mark.skipif(bool(NO_NFT), reason="a case of nft's: " + NO_NFT)
 
 
 class Firewall:
@@ -151,6 +164,9 @@ def small_disk(machine: Machine, size: str) -> Iterator[Path]:
 @contextmanager
 def disk_that_hangs(machine: Machine) -> Iterator[Callable[[bool], None]]:
     """Put a machine's state onto a disk that hangs while it is told to."""
+    for tool in ("mkfs.ext4", "fsfreeze"):
+        if not shutil.which(tool):
+            pytest.skip("needs %s (e2fsprogs, util-linux)" % tool)
     image = machine.top / "image"
     with open(str(image), "wb") as file:
         file.truncate(64 << 20)
