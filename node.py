@@ -48,6 +48,7 @@ from effects import (
     LinkLost,
     LinkUp,
     Message,
+    Moved,
     Refresh,
     RunEnded,
     RunRefused,
@@ -318,6 +319,10 @@ class Node:
     def _on_link_lost(self, message: LinkLost, now: float) -> None:
         self.peers.lose(message.peer, message.why, now)
 
+    def _on_moved(self, message: Moved, now: float) -> None:
+        self.me = self.me._replace(address=message.address)
+        self.room.on_moved(self.me)
+
     def _on_dial_refused(self, message: DialRefused, now: float) -> None:
         self.mesh.on_refused(message.peer, now)
 
@@ -371,6 +376,7 @@ DISPATCH: Dict[type, Callable[..., None]] = {
     Frame: Node._on_frame,
     LinkLost: Node._on_link_lost,
     LinkUp: Node._on_link_up,
+    Moved: Node._on_moved,
     Refresh: Node._on_refresh,
     RunEnded: Node._on_run_ended,
     RunRefused: Node._on_run_refused,
