@@ -4,17 +4,20 @@ Reason for this file beside links.py: which address is dialled when is a concern
 own, with bounds of its own; links.py is about who answers there.
 
 Rules. No TCP, nothing of the core. `Targets` and `Sweep` do no I/O at all; `Lookout`
-owns the beacons' sockets and exists only with discovery on.
+owns the beacons' sockets and exists only with discovery on; `OwnAddress` owns a socket
+on which the kernel tells of new addresses, and sends nothing.
 
 How it works. A `Target` is an address. What a user, a peer or the disk has named is
 dialled for ever; what a beacon or the sweep has hinted at is dialled a few times and
 forgotten unless somebody proves himself there. Who waited longest is dialled first.
+The own address is watched too, as a router may give another one (FAULTS 41).
 
 Invariants. However many addresses strangers make up: ADDRESSES_MAX are known, hints
 take HINT_DIALS_MAX of the slots and no named address's place. Names are never resolved.
 """
 
 import socket
+import sys
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import discovery
@@ -30,6 +33,9 @@ STEADY_S = 2.0  # a link that held so long is dialled anew at once
 LONELY_SWEEP_S = 30.0  # without any peer for so long: try the own /24, slowly
 SWEEP_STEP_S = 0.5  # one address at a time: 253 take two minutes
 SWEEP_REST_S = 900.0  # before the next round
+# Linux's numbers: the socket option's family, and the groups of its messages.
+NETLINK_ROUTE, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0, 0x10, 0x40
+NETLINK_BYTES = 65536  # more than any message; what is in them isn't looked at
 PUT_OFF = (End.SELF, End.WRONG_COOKIE, End.WRONG_VERSION, End.NOT_OURS)
 
 assert LONELY_SWEEP_S > discovery.BEACON_LONELY_S  # broadcasts come first
@@ -77,6 +83,11 @@ class Targets:
         self.all = {a: Target(is_named=True) for a in peers if a != own}
         self._own = own
         self._luck = luck
+
+    def move(self, own: str) -> None:
+        """Dial this address no longer: it has become the own one."""
+        self._own = own
+        self.all.pop(own, None)
 
     def add(self, address: str, tries: Optional[int] = None) -> Optional[Target]:
         """Give the target of an address; None if it is none, or there are too many."""
@@ -188,6 +199,70 @@ class Targets:
 
     def _delay(self, target: Target) -> float:
         return net.redial_delay(target.failures, self._luck())
+
+
+class OwnAddress:
+    """Says when this machine's address has changed: the kernel tells, nothing polls.
+
+    Only Linux does that; elsewhere there is no descriptor, and a restart is needed.
+    """
+
+    def __init__(self, look: Callable[[], str]) -> None:
+        self._look = look
+        self._sock = self._open()
+
+    @staticmethod
+    def _open() -> Optional[socket.socket]:
+        if sys.platform != "linux":
+            return None
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            sock = socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE)
+        except OSError:
+            return None  # a container that forbids it
+        # Routes as well: the default one comes after the address.
+        sock.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE))
+        return sock
+
+    def fileno(self) -> int:
+        """Return the descriptor to read from; -1 if there is none."""
+        return self._sock.fileno() if self._sock is not None else -1
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def on_readable(self, own: str, is_lonely: bool) -> str:
+        """Take in what the kernel told; give the address to move to, or ''."""
+        try:
+            while self._sock is not None and self._sock.recv(NETLINK_BYTES):
+                pass
+        except OSError:
+            pass  # all is read; or there was too much to tell: look all the same
+        return self.choose(own, is_lonely)
+
+    def choose(self, own: str, is_lonely: bool) -> str:
+        """Give the address to move to, or ''.
+
+        One that links hold on to is kept as long as the machine has it: a VPN that
+        comes up must not tear a cluster apart. Loopback is where nobody is met.
+        """
+        found = self._look()
+        if found == own or found.startswith("127.") or not is_unicast(found):
+            return ""
+        return found if is_lonely or not is_here(own) else ""
+
+
+def is_here(address: str) -> bool:
+    """Say whether this machine has that address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 class Sweep:

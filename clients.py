@@ -16,6 +16,7 @@ import socket
 from typing import Callable, Optional, Set
 
 from control import Call
+from points import point
 
 CLIENT_BYTES = 65536  # read from or written to a client at once
 REQUEST_S = 10.0  # a request may pause this long before it is whole
@@ -65,7 +66,9 @@ class Client:
         """Send what can be sent; close behind the end; else watch for room."""
         try:
             while self.call.out:
+                point("before answer")
                 sent = self.sock.send(self.call.out[:CLIENT_BYTES])
+                point("after answer")
                 del self.call.out[:sent]
         except (BlockingIOError, InterruptedError):
             pass

@@ -45,14 +45,7 @@ import errno  # noqa: E402
 import json  # noqa: E402
 import signal  # noqa: E402
 import time  # noqa: E402
-from typing import (  # noqa: E402
-    Any,
-    Callable,
-    Dict,
-    List,
-    Optional,
-    Sequence,
-)
+from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
 
 import conditions  # noqa: E402
 import discovery  # noqa: E402
@@ -218,6 +211,8 @@ class Comrade:
             raise cant_listen(config, problem) from None
         if self._is_on_lan():
             self.links.discover()
+        if not config.address_is_given:
+            self.links.follow(settings.default_address, core.Moved)
         self.transfers = transfer.Transfers(
             self.files,
             transfer.Seams(

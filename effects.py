@@ -168,6 +168,12 @@ class DialRefused(NamedTuple):
     peer: str
 
 
+class Moved(NamedTuple):
+    """This machine has another address now."""
+
+    address: str
+
+
 class Frame(NamedTuple):
     """What came over a link; kinds and fields as in net.CATALOGUE."""
 
@@ -207,6 +213,7 @@ Message = Union[
     Frame,
     LinkLost,
     LinkUp,
+    Moved,
     Abandon,
     Add,
     Delete,

@@ -36,7 +36,6 @@ import os
 import time
 from _sqlite3 import Connection, DatabaseError, OperationalError
 from typing import (
-    Callable,
     Dict,
     Iterator,
     List,
@@ -76,19 +75,12 @@ from database import (
     trouble,
     write_all,
 )
+from points import point
 
 BALLAST_BYTES = 4 << 20  # hundreds of small updates, and room for a checkpoint
 assert BALLAST_BYTES >= 2 * CHECKPOINT_PAGES * PAGE_BYTES
 OUTPUTS_BYTES_MAX = 64 << 20  # small outputs, all together; the oldest go first
 _META, _LAST_GROUP = b"\0meta ", b"\0last group"
-
-POINT: Optional[Callable[[str], None]] = None
-
-
-def point(name: str) -> None:
-    """Let a test end the process here."""
-    if POINT is not None:
-        POINT(name)
 
 
 class Batch(NamedTuple):

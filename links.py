@@ -28,7 +28,7 @@ Invariants
 5. DialRefused comes from the address at which the lost link was, once the others that
    the node had don't answer either: a stale address must not prove a death.
 
-Not done: ghosts (a connection of theirs is closed), a change of the own address.
+Not done: ghosts (a connection of theirs is closed).
 """
 
 import os
@@ -39,7 +39,14 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import discovery
 import net
 import wire
-from addresses import ADDRESSES_MAX, PUT_OFF_S, Lookout, Sweep, Targets
+from addresses import (
+    ADDRESSES_MAX,
+    PUT_OFF_S,
+    Lookout,
+    OwnAddress,
+    Sweep,
+    Targets,
+)
 from effects import DialRefused, Frame, Identity, LinkLost, LinkUp, Message
 from wire import End, Kind, Role
 
@@ -125,6 +132,7 @@ class Links:
         self.links: Dict[str, net.Link] = {}  # node id -> the link the core knows
         self.targets = Targets(peers, me.address, random.Random().random)
         self._lookout: Optional[Lookout] = None
+        self._own: Optional[OwnAddress] = None
         self._all: Set[net.Link] = set()  # every link not yet known to have ended
         self._doubts: Dict[net.Link, Doubt] = {}  # by newcomer; it isn't watched
         self._teller = Teller(seams)
@@ -152,6 +160,37 @@ class Links:
             self.seams.watch,
             self.seams.unwatch,
         )
+
+    def follow(self, look: Callable[[], str], moved: Callable[[str], Message]) -> None:
+        """Keep to this machine's address, of which a router may give another."""
+        own = self._own = OwnAddress(look)
+
+        def on_news() -> None:
+            address = own.on_readable(self.me.address, not self.links)
+            if address and self.move(address):
+                self._step(moved(address))
+
+        if own.fileno() >= 0:
+            self.seams.watch(own.fileno(), on_news, None)
+
+    def move(self, address: str) -> bool:
+        """Listen at another address; links from the former one carry nothing now."""
+        try:
+            listener = net.Listener(address, self.port, lambda: self._shake(False))
+        except OSError as problem:
+            self._teller.once(address, "can't listen there: %s" % problem.strerror)
+            return False
+        self.seams.unwatch(self._listener.fileno())
+        self._listener.close()
+        self._listener = listener
+        self.seams.watch(listener.fileno(), self._on_listener, None)
+        self.seams.say("this machine's address is %s now" % address)
+        self.me = self.me._replace(address=address)
+        self.targets.move(address)
+        for link in list(self._all):
+            link.close()
+        self._sweep(self.seams.clock())
+        return True
 
     def know(self, addresses: Set[str]) -> None:
         """Take addresses that members have told; they are dialled."""
@@ -425,5 +464,8 @@ class Links:
         self._listener.close()
         if self._lookout is not None:
             self._lookout.close()
+        if self._own is not None and self._own.fileno() >= 0:
+            self.seams.unwatch(self._own.fileno())
+            self._own.close()
         for link in list(self._all):
             link.close()

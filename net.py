@@ -27,6 +27,7 @@ import socket
 from collections import Counter, deque
 from typing import Callable, Deque, List, Optional, Tuple
 
+from points import point
 from wire import (
     FRAME_BYTES_MAX,
     BadFrame,
@@ -305,7 +306,9 @@ class Link:
         budget = WRITE_BYTES
         try:
             while budget > 0 and self.ended is None and self._fill():
+                point("before send")
                 sent = self._sock.send(self._wire)
+                point("after send")
                 del self._wire[:sent]
                 budget -= sent
         except (BlockingIOError, InterruptedError):

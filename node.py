@@ -61,6 +61,7 @@ from effects import (
     LinkLost,
     LinkUp,
     Message,
+    Moved,
     Refresh,
     RunEnded,
     RunRefused,
@@ -356,6 +357,10 @@ class Node:
         else:
             self.peers.lose(message.peer, message.why, now)
 
+    def _on_moved(self, message: Moved, now: float) -> None:
+        self.me = self.me._replace(address=message.address)
+        self.room.on_moved(self.me)
+
     def _on_dial_refused(self, message: DialRefused, now: float) -> None:
         self.mesh.on_refused(message.peer, now)
 
@@ -414,6 +419,7 @@ DISPATCH: Dict[type, Callable[..., None]] = {
     GhostUp: Node._on_ghost_up,
     LinkLost: Node._on_link_lost,
     LinkUp: Node._on_link_up,
+    Moved: Node._on_moved,
     Refresh: Node._on_refresh,
     RunEnded: Node._on_run_ended,
     RunRefused: Node._on_run_refused,

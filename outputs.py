@@ -28,6 +28,7 @@ from typing import (
 import sandbox
 import store
 from effects import RunEnded, WantOutput
+from points import point
 from transfer import Transfers
 from wire import Kind
 
@@ -72,6 +73,7 @@ class Outputs:
 
     def on_ended(self, event: sandbox.Ended) -> None:
         """Keep what a run printed, then tell its end."""
+        point("before end")
         both = (event.out, event.err)
         if all(output.data is not None for output in both):
             self._tell(event, [self._keep_small(output) for output in both])

@@ -240,6 +240,7 @@ class Record:
         "state",
         "digest",
         "over_at",
+        "suffix",
     )
 
     def __init__(
@@ -257,6 +258,7 @@ class Record:
         self.runs: Dict[str, Run] = NO_RUNS
         self.extra: Optional[Dict[str, Any]] = None
         self.state = State.WAITING
+        self.suffix = ""  # by which the queue tells it from one of the same name
         self.over_at = -1  # this node's own stamp (purge.py); never on the wire
         self.digest = 0
 
@@ -267,9 +269,12 @@ class Record:
 
     @property
     def shown(self) -> str:
-        """The id that users see: their own, or a prefix of the key."""
+        """The id that users see: their own, or a prefix of the key.
+
+        Two tasks of one name, from two partitions, differ by their suffix.
+        """
         if self.name:
-            return self.name
+            return self.name + self.suffix
         return self.key[: min(self.key.index("-") + 9, SHOWN_CHARS)]
 
     def living(self) -> List[str]:

@@ -112,6 +112,12 @@ class Room:
         self.worker.cores = message.cores
         self.tell()
 
+    def on_moved(self, me: Identity) -> None:
+        """Tell the new address; it may be what a task waits for (`worker:is`)."""
+        self.me = me
+        self.look_again()
+        self.tell()
+
     def on_drain(self, message: Drain, now: float) -> None:
         """Take nothing new, or take it again."""
         self.worker.draining = message.on

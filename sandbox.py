@@ -40,6 +40,7 @@ from typing import (
 
 from keeper import Process, below, leftovers, processes, signal_all
 from places import Places, Worker, raw, renames, unique_name
+from points import point
 from shells import (
     Keeper,
     Shells,
@@ -394,11 +395,13 @@ class Sandbox:
         if run.cause:
             self._refuse(run, run.cause)
             return
+        point("before start")
         try:
             keeper.feed(run.script)
         except OSError as error:
             self._refuse(run, f"it can't be started: {error.strerror}")
             return
+        point("after start")
         run.state = "RUNNING"
         run.began, run.began_clock = self._wall(), self._clock()
         timeout = run.job.timeout

@@ -77,6 +77,7 @@ class Settings(NamedTuple):
     tags: Tuple[str, ...]
     relay_core: str  # 'auto' or 'off'
     user_home: str = ""  # the user's home directory; '' = has none
+    address_is_given: bool = False  # by the user: it stays, whatever the machine has
 
 
 # ---- reading the environment
@@ -112,6 +113,7 @@ def read_settings(
         tags=tuple(dict.fromkeys(environ.get("LEORONIC_TAGS", "").split())),
         relay_core=_choice(environ, "LEORONIC_RELAY_CORE", ("auto", "off")),
         user_home=user_home,
+        address_is_given=bool(_text(environ, "LEORONIC_ADDRESS")),
     )
     if os.path.realpath(settings.home) == os.path.realpath(directory):
         raise _wrong("LEORONIC_HOME", settings.home, "not the working directory")

@@ -55,7 +55,8 @@ from database import (
     trouble,
     write_all,
 )
-from journal import BALLAST_BYTES, OUTPUTS_BYTES_MAX, Batch, Journal, Written, point
+from journal import BALLAST_BYTES, OUTPUTS_BYTES_MAX, Batch, Journal, Written
+from points import point
 
 # The private modules are small; hashlib loads OpenSSL (3.5 MiB).
 try:
@@ -174,10 +175,7 @@ class Store:
         self._helper.put(_Job(ticket, job))
 
     def poll(self) -> List[Answer]:
-        answers = []
-        while self._answers:
-            answers.append(self._answers.popleft())
-        return answers
+        return [self._answers.popleft() for _ in range(len(self._answers))]
 
     def close(self, wait_s: float = CLOSE_WAIT_S) -> bool:
         """Write all that waits and give the directory back; False if time was up."""

@@ -48,6 +48,7 @@ from record import (
 
 LEAVES = 512  # of the hash tree: one that differs costs the list of its ids
 MALFORMED_MAX = 1000  # records set aside that are told apart; more aren't counted
+SUFFIX_CHARS = 4  # of a hash: tells tasks of one name apart; more if it must be
 SPARE_NEEDS = 1000  # Needs that no record has any more, before they are dropped
 
 OnChange = Callable[[Record, Optional[State], Optional[State]], None]
@@ -312,6 +313,7 @@ class Queue:
         self.writers[writer] = self.writers.get(writer, 0) + 1
         if record.name:
             self.names.setdefault(record.name, []).append(record.key)
+            self._tell_apart(record.name)
         self._settle(record, is_new=True)
 
     def _settle(self, record: Record, is_new: bool = False) -> None:
@@ -347,9 +349,22 @@ class Queue:
             self.names[record.name].remove(record.key)
             if not self.names[record.name]:
                 del self.names[record.name]
+            self._tell_apart(record.name)
         self.changed.add(record.key)
         self.version += 1
         self.on_change(record, record.state, None)
+
+    def _tell_apart(self, name: str) -> None:
+        """Give tasks of one name the suffix by which users tell them apart.
+
+        A part of the hash that their keys are: the same on every node, in any order.
+        """
+        keys, size = self.names.get(name, []), SUFFIX_CHARS
+        while len({key[2 : 2 + size] for key in keys}) < len(keys):
+            size *= 2
+        for key in keys:
+            is_alone = len(keys) == 1
+            self.records[key].suffix = "" if is_alone else "-" + key[2 : 2 + size]
 
 
 def leaf_of(key: str) -> int:

@@ -27,6 +27,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -35,6 +36,7 @@ from typing import (
 from helpers import Node, free_port
 
 POLL_S = 0.02
+ARGUMENT_BYTES = 100000  # Linux takes 128 KiB in one argument
 PATIENCE_S = 20.0  # for what takes a moment, on a busy machine; not a measure
 T = TypeVar("T")
 
@@ -113,11 +115,14 @@ class Ledger:
         """Give the starts beyond the first of tasks that have any."""
         return {task: n - 1 for task, n in self.starts().items() if n > 1}
 
+    def amiss(self, tasks: Sequence[str]) -> Tuple[List[str], List[str]]:
+        """Give which of these never ended, and which ran that aren't of these."""
+        ended = {line.task for line in self.lines("end")}
+        return sorted(set(tasks) - ended), sorted(set(self.starts()) - set(tasks))
+
     def check(self, tasks: Sequence[str], extra: Sequence[str] = ()) -> None:
         """Check that each ended, none is unknown, and none but `extra` began twice."""
-        ended = {line.task for line in self.lines("end")}
-        lost = sorted(set(tasks) - ended)
-        unexpected = sorted(set(self.starts()) - set(tasks))
+        lost, unexpected = self.amiss(tasks)
         doubled = sorted(set(self.extra()) - set(extra))
         assert not (lost or unexpected or doubled), (
             "lost %s, unexpected %s, twice %s in\n%s"
@@ -163,7 +168,12 @@ class Member(Node):
             for text in commands
         ]
         listed = "\n".join(lines)
-        return self.call("leoronic_add_tasks_from_str", listed).split()
+        if len(listed) < ARGUMENT_BYTES:
+            return self.call("leoronic_add_tasks_from_str", listed).split()
+        path = self.top / "list"
+        path.write_text(listed)
+        words = ("leoronic_add_tasks_from_file", str(path))
+        return self.call(*words, timeout=600.0).split()
 
     def rows(self) -> List[Dict[str, Any]]:
         """Give the queue; the reasons to wait, which nodes see differently, without."""

@@ -14,7 +14,13 @@ import pytest
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # What tests/run tells the tests; everything else is the user's own.
-TOLD = {"LEORONIC_PYTHON", "LEORONIC_SIM_SEEDS"}
+TOLD = {
+    "LEORONIC_PYTHON",
+    "LEORONIC_SIM_SEEDS",
+    "LEORONIC_SIM_FIRST",
+    "LEORONIC_SEED",
+    "LEORONIC_LAB_ROUNDS",
+}
 
 
 def _leaked() -> Dict[str, str]:

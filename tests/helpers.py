@@ -137,7 +137,7 @@ class Node:
         assert self.process is None or self.process.poll() is not None
         with open(str(self.log), "wb") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, "bash", str(self.program / "leoronic")],
+                [*self.prefix, *self.command()],
                 cwd=str(self.directory),
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -145,6 +145,10 @@ class Node:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def command(self) -> List[str]:
+        """Give what is run to start it."""
+        return ["bash", str(self.program / "leoronic")]
 
     def await_ready(self) -> None:
         """Return at the ready line of the comrade that was started."""

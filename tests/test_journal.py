@@ -275,7 +275,7 @@ def test_a_file_with_bad_sectors_is_salvaged_around_them(home, monkeypatch):
 CHILD = r"""
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import journal
+import points
 from journal import Batch, Journal
 home, place, times = sys.argv[2], sys.argv[3], int(sys.argv[4])
 
@@ -286,7 +286,7 @@ def point(name):
         if times == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-journal.POINT = point
+points.POINT = point
 it = Journal(home, 65536, 1 << 20)
 it.open()
 for _ in it.rows():

@@ -1,7 +1,7 @@
 """A comrade's links: dialling, twins, clones, discovery; sockets on 127.0.0.x only."""
 
 import socket
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 from lan import COOKIE, Lan, Peer
@@ -11,8 +11,8 @@ import discovery
 import links
 import net
 import wire
-from addresses import Sweep, Targets, is_unicast
-from effects import DialRefused, Frame, LinkLost, LinkUp
+from addresses import OwnAddress, Sweep, Targets, is_unicast
+from effects import DialRefused, Frame, LinkLost, LinkUp, Moved
 from wire import End, Handshake, Hello, Role
 
 
@@ -464,3 +464,73 @@ def test_every_address_gets_its_turn_though_none_answers() -> None:
             targets.on_ended(link, now)
         under_way.clear()
     assert dialled == set(names)
+
+
+# --- the own address --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moves", [("a", 1), ("b", 2)])
+def test_one_that_moved_is_met_at_its_new_address_and_not_at_the_old_41(
+    lan: Lan, moves: Tuple[str, int]
+) -> None:
+    a = lan.peer(1, "a", peers=(2,))
+    b = lan.peer(2, "b", peers=(1,))
+    lan.until(lambda: are_joined(a, b))
+    settle(lan)
+    one, other = (a, b) if moves[0] == "a" else (b, a)
+    former, present = one.address, "127.0.0.7"
+    assert one.links.move(present)
+    assert one.links.me.address == present
+    assert one.said == ["this machine's address is 127.0.0.7 now"]
+    assert not one.up  # the core knows it
+    lan.until(lambda: are_joined(a, b))
+    settle(lan)
+    assert_one_link(a, b)
+    assert other.links.targets.all[present].owner == one.id
+    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sock.connect((former, lan.port))
+
+
+def test_where_it_cannot_listen_it_stays_and_says_so_once(lan: Lan) -> None:
+    a = lan.peer(1, "a")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.7", lan.port))
+        taken.listen()
+        assert not a.links.move("127.0.0.7") and not a.links.move("127.0.0.7")
+    assert a.links.me.address == a.address
+    assert len(a.said) == 1 and "can't listen there" in a.said[0]
+
+
+@pytest.mark.parametrize(
+    "found, own, is_lonely, wanted",
+    [
+        ("127.0.0.2", "127.0.0.2", True, ""),  # nothing has changed
+        ("10.0.0.1", "10.9.9.9", False, "10.0.0.1"),  # 10.9.9.9 isn't here any more
+        ("10.0.0.1", "127.0.0.2", False, ""),  # 127.0.0.2 still is, and has links
+        ("10.0.0.1", "127.0.0.2", True, "10.0.0.1"),
+        ("127.0.0.1", "10.9.9.9", True, ""),  # a cable is out: wait
+        ("", "10.9.9.9", True, ""),
+    ],
+)
+def test_an_address_is_kept_while_it_serves(
+    found: str, own: str, is_lonely: bool, wanted: str
+) -> None:
+    assert OwnAddress(lambda: found).choose(own, is_lonely) == wanted
+
+
+def test_what_the_kernel_tells_is_taken_in_and_leads_to_one_move(
+    lan: Lan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, kernels = socket.socketpair(type=socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    monkeypatch.setattr(OwnAddress, "_open", lambda self: ours)
+    a = lan.peer(1, "a")
+    looks: List[str] = []
+    a.links.follow(lambda: looks.append("") or "10.0.0.7", Moved)
+    monkeypatch.setattr(a.links, "move", lambda address: True)
+    for _ in range(3):
+        kernels.send(b"news")
+    lan.until(lambda: a.of(Moved))
+    settle(lan)
+    assert len(looks) == 1 and a.of(Moved) == [Moved("10.0.0.7")]
+    kernels.close()

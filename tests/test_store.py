@@ -528,14 +528,14 @@ def test_half_files_of_a_crash_are_removed(home):
 
 FILES_CHILD = r"""
 import os, signal, sys
-import journal, store
+import points, store
 place, home, path = sys.argv[1:]
 
 def point(name):
     if name == place:
         os.kill(os.getpid(), signal.SIGKILL)
 
-journal.POINT = point
+points.POINT = point
 it = store.Store(home, lambda: None)
 it.open()
 it.files.keep(path)

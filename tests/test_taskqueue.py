@@ -6,7 +6,17 @@ from typing import Any, List, Optional
 
 import pytest
 
-from record import Malformed, Needs, Phase, Record, Run, State, encode, named_key
+from record import (
+    Malformed,
+    Needs,
+    Phase,
+    Record,
+    Run,
+    State,
+    encode,
+    is_name,
+    named_key,
+)
 from taskqueue import Purged, Queue
 
 W = "0123456789abcdef"
@@ -117,6 +127,34 @@ def test_two_specs_under_one_name_are_both_found():
     assert queue.find("job") == [a, b]
     queue.purge([a.key])
     assert queue.find("job") == [b]
+
+
+def test_two_specs_under_one_name_are_shown_with_suffixes_that_find_each():
+    one, other = Queue(), Queue()
+    a = add(one, 0, name="job")
+    b = add(other, 0, name="job", retries=1)
+    longer = add(other, 0, name="job-x")
+    assert (a.shown, b.shown) == ("job", "job")
+    for queue, wires in ((one, [b, longer]), (other, [a])):  # each way round
+        for wire in [wire_of(record) for record in wires]:
+            queue.merge(wire)
+        a, b = queue.records[a.key], queue.records[b.key]
+        assert (a.shown, b.shown) == ("job-" + a.key[2:6], "job-" + b.key[2:6])
+        assert a.shown != b.shown and is_name(a.shown)
+        assert [queue.find(r.shown) for r in (a, b)] == [[a], [b]]
+        assert queue.find("job-x") == [queue.records[longer.key]]
+        assert sorted(queue.find("job")) == sorted([a, b])
+    assert one.root == other.root
+    one.purge([a.key])
+    assert one.records[b.key].shown == "job" and one.find("job") == [one.records[b.key]]
+
+
+def test_suffixes_of_keys_that_begin_alike_are_longer():
+    queue = Queue()
+    for writer in ("1a2b3c4d00000000", "1a2b3c4e00000000", "ff00000000000000"):
+        queue.add("0-" + writer, "true", Needs(), "old1", 0, "job")
+    shown = sorted(record.shown for record in queue.records.values())
+    assert shown == ["job-1a2b3c4d", "job-1a2b3c4e", "job-ff000000"]
 
 
 def test_forgotten_tasks_leave_no_trace_and_may_be_added_again():

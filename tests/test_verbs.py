@@ -10,6 +10,7 @@ from test_taskform import SOUND, WRONG_FIELDS, changed
 
 import conditions
 from control import OUT_BYTES_MAX, SLICE
+from effects import Moved
 from listing import FIELDS
 from verbs import ENDING_S
 
@@ -785,6 +786,16 @@ def test_nodes_shows_this_one(desk):
     )
     assert node["tags"] == ["big", "gpu"] and node["cores_free"] == 3
     assert node["clairvoyant"] is None
+
+
+def test_nodes_shows_the_new_address_of_one_that_moved_and_tasks_find_it_there(desk):
+    desk.holds = lambda text: desk.node.me.address in text
+    desk.add(CONDITIONS="worker:is 127.0.0.9")
+    assert not desk.started
+    desk.step(Moved("127.0.0.9"))
+    desk.settle()
+    assert desk.started
+    assert desk.ask("nodes").lines[1].startswith("127.0.0.9 ")
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "a\nb", "\x1b", "\udcff", "-x", "x" * 201])
