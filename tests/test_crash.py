@@ -13,6 +13,7 @@ from typing import ContextManager, Iterator, Tuple
 
 import figures
 import pytest
+from badcalls import Fault, disk_that, try_fault
 from client import ask
 from cluster import Cluster, Member, await_component, await_equal, until
 from crashes import (
@@ -23,7 +24,6 @@ from crashes import (
     run,
     strace_missing,
 )
-from faults import Fault, disk_that, try_fault
 from trials import destroyed, knows, power_cuts
 
 import points

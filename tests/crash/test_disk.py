@@ -2,8 +2,8 @@
 
 import figures
 import pytest
+from badcalls import KINDS, Fault, calls, try_fault
 from crashes import strace_missing
-from faults import KINDS, Fault, calls, try_fault
 
 NO_STRACE = strace_missing()
 pytestmark = [
