@@ -47,18 +47,19 @@ import signal  # noqa: E402
 import time  # noqa: E402
 from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
 
-import conditions  # noqa: E402
 import discovery  # noqa: E402
 import effects as core  # noqa: E402
 import links  # noqa: E402
 import outputs  # noqa: E402
 import places  # noqa: E402
+import relaying  # noqa: E402
 import sandbox  # noqa: E402
 import settings  # noqa: E402
 import shells  # noqa: E402
 import store  # noqa: E402
 import transfer  # noqa: E402
 import verbs  # noqa: E402
+import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Control  # noqa: E402
 from loop import Loop  # noqa: E402
@@ -160,6 +161,42 @@ class Comrade:
             self.files.path,
         )
         self.sandbox.clean_up()
+        self.workplace = workplace.Workplace(
+            self.sandbox,
+            self.config.directory,
+            self.config.memory is not None,
+            workplace.Seams(
+                self.step,
+                lambda: self.node.me.name,
+                lambda: self.node.me.address,
+                lambda: self.node.shown_name(self.node.mesh.facts),
+                lambda: self.node.room.all_tags(),
+                lambda digests: self.shelf.use(digests),
+                lambda event: self.outputs.on_ended(event),
+            ),
+        )
+
+    def _open_relay(self) -> None:
+        cores = self.node.worker.cores
+        has_core = self.config.relay_core == "auto" and cores > 1
+
+        def on_change(is_on: bool) -> None:
+            if has_core:
+                self.step(core.Cores(cores - 1 if is_on else cores))
+                self.sandbox.keep_off(relay_core() if is_on else None)
+
+        def keep(outputs: List[Any]) -> None:  # called by the manager's thread
+            self.store.write(store.Batch(WRITE_SEQ, outputs=outputs))
+
+        self.relay = relaying.Relay(
+            self.config.home,
+            self.config.program,
+            relay_core() if has_core else None,
+            relaying.Seams(
+                *(self.step, clock, self.loop.wake, keep, self.watch, self.unwatch),
+                *(self.log.write, on_change),
+            ),
+        )
 
     def _open_core(self) -> None:
         machine = sandbox.machine()
@@ -191,6 +228,7 @@ class Comrade:
 
     def _open_links(self, cookie: bytes) -> None:
         config = self.config
+        self._open_relay()
         try:
             self.links = links.Links(
                 self.node.me,
@@ -205,6 +243,7 @@ class Comrade:
                     self.tell,
                     lambda peer, frame: self.transfers.on_frame(peer, frame),
                     self._on_clone,
+                    self.relay.hand,
                 ),
             )
         except OSError as problem:
@@ -304,7 +343,7 @@ class Comrade:
         has_changed, self._version = version != self._version, version
         times.append(self.control.tick(now, has_changed))
         self._know_members()
-        times.append(self.links.tick(now))
+        times += [self.relay.tick(now), self.links.tick(now)]
         self.port.flush()
         times.append(self.port.drop_silent(now))
         if self.stop_by is not None:
@@ -360,6 +399,7 @@ class Comrade:
             time.sleep(0.01)  # The good-bye leaves; nothing else is left to do.
         self.port.close()
         self.links.stop()
+        self.relay.stop()
         self.sandbox.close()
         if self.is_clone:  # else the new id waits for a batch that never comes
             self.store.write(store.Batch(WRITE_SEQ, meta=self.meta))
@@ -386,10 +426,12 @@ class Comrade:
             PERFORM[type(effect)](self, effect)
 
     def _send(self, effect: core.Send) -> None:
-        self.links.send(effect.peer, effect.kind, effect.fields)
+        way = self.relay if effect.peer in self.relay else self.links
+        way.send(effect.peer, effect.kind, effect.fields)
 
     def _close_link(self, effect: core.CloseLink) -> None:
-        self.links.close(effect.peer, effect.why)
+        way = self.relay if effect.peer in self.relay else self.links
+        way.close(effect.peer, effect.why)
 
     def _persist(self, effect: core.Persist) -> None:
         new = dict(self.meta, **effect.meta)
@@ -407,57 +449,10 @@ class Comrade:
         self.control.on_answer(effect.ticket, effect)
 
     def _check(self, effect: core.Check) -> None:
-        found = [text for text in effect.conditions if self._holds(text)]
-        free = None if self.config.memory else sandbox.free_memory()
-        disk = sandbox.free_disk(self.config.directory)
-        self.step(core.Facts(frozenset(found), free, disk))
-
-    def _holds(self, text: str) -> bool:
-        facts = conditions.WorkerFacts(
-            self.node.me.name,
-            self.node.me.address,
-            frozenset(self.node.tags),
-            self.sandbox.has_file,
-            self.sandbox.has_command,
-            self.sandbox.may_place,
-        )
-        return conditions.holds(conditions.unwire(text), facts)
+        self.workplace.check(effect.conditions)
 
     def _start(self, effect: core.Start) -> None:
-        why = self._why_not(effect)
-        if why:
-            self.step(core.RunRefused(effect.run, why))
-            return
-        record = effect.record
-        needs = record.needs
-        self.shelf.use(file.digest for file in needs.files)
-        env = {
-            "LEORONIC_TASK_ID": record.shown,
-            "LEORONIC_ATTEMPT": str(effect.attempt),
-            "LEORONIC_NODE": self.node.shown_name(self.node.mesh.facts),
-            "LEORONIC_CORES": str(needs.cores),
-            "LEORONIC_MEMORY": str(needs.memory),
-            "LEORONIC_STORAGE": str(needs.storage),
-            "OMP_NUM_THREADS": str(needs.cores),
-        }
-        timeout = needs.timeout or None
-        self.sandbox.start(
-            sandbox.Job(
-                effect.run, record.command, env, needs.files, needs.keep_names, timeout
-            )
-        )
-
-    def _why_not(self, effect: core.Start) -> str:
-        """Check once more, just before the start, what the grant was based on."""
-        needs = effect.record.needs
-        for text in needs.conditions:
-            if conditions.is_worker(conditions.unwire(text)) and not self._holds(text):
-                return text + " no longer holds"
-        if sandbox.free_disk(self.config.directory) < needs.disk:
-            return "not enough free disk space"
-        if not self.config.memory and sandbox.free_memory() < needs.memory:
-            return "not enough free memory"
-        return ""
+        self.workplace.start(effect)
 
     def _kill(self, effect: core.Kill) -> None:
         self.sandbox.kill(effect.run, effect.cause, effect.grace_s)
@@ -501,13 +496,7 @@ class Comrade:
                 self.then.pop(answer.ticket)(answer.data)
             else:
                 self.then.pop(answer.ticket)(answer.result, answer.error)
-        for event in self.sandbox.events():
-            if isinstance(event, sandbox.Started):
-                self.step(core.RunStarted(event.run, event.at))
-            elif isinstance(event, sandbox.Refused):
-                self.step(core.RunRefused(event.run, event.why))
-            else:
-                self.outputs.on_ended(event)
+        self.workplace.poll()
 
     def _on_written(self, answer: store.Written) -> None:
         if answer.seq == WRITE_SEQ:
@@ -578,6 +567,14 @@ def ask_lan(config: settings.Settings) -> None:
             "no cookie; a cluster answers from %s; copy its cookie here, then start "
             "again: scp %s:%s %s" % (", ".join(found), found[0], where, where),
         )
+
+
+def relay_core() -> Optional[int]:
+    """Give the core that is set aside for the relay; None if there is just one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = os.sched_getaffinity(0)
+    return max(cores) if len(cores) > 1 else None
 
 
 def end_group(leader: int) -> None:

@@ -214,7 +214,7 @@ class Durable:
         )
 
     def vouch(self, keys: List[str], then: Callable[[str], None], now: float) -> None:
-        """Do the same for records that came from a ghost; `then` gets an error or ''."""
+        """Do the same for records of a ghost; `then` gets an error or ''."""
         if not keys:
             then("")  # all of it is purged: done with for ever
             return

@@ -4,25 +4,25 @@ Reason for this file beside peers.py: a ghost is no member: it has no queue, no 
 one link. What a clairvoyant does for its ghosts, and what all others know of them, is a
 concern of its own.
 
-Rules. Pure (D6). Knows links of ghosts by name (`GhostUp.peer`); how their frames reach
-this process is the relay's. A ghost's id is its writer: one that starts anew is another.
+Rules. Pure (D6). Knows links of ghosts by name (`GhostUp.peer`); how their frames come
+to this process is the relay's. A ghost's id is its writer: started anew, it is another.
 
 How it works. A ghost that has come to this comrade sends the records it holds, then
 ATTACH. From then on it is told of each record with a run of its writer that changes
 (a new grant among them), and sends those that it changes itself. Both merge what they
 get: the protocol is replication of a part of the queue, nothing more.
 
-What a ghost offers is gossiped in GHOST, written by its clairvoyant alone: the greatest
-(session, seq) counts, where the ghost counts its sessions, one for each ATTACH. A ghost
-is *present* while its newest facts say that it is attached and its clairvoyant is in the
-component: then it is a worker like any other.
+What a ghost offers is gossiped in GHOST, written by its clairvoyant alone: the
+greatest (session, seq) counts, where the ghost counts its sessions, one each ATTACH. A
+ghost is *present* while its newest facts say that it is attached and its clairvoyant is
+in the component: then it is a worker like any other.
 
 Invariants.
 D2  A grant of this process to a ghost of its own goes out only when another comrade has
     merged it (room.py), and only when the files it needs are here.
 D10 STORED tells a ghost what is durable as an add would be: then it may forget.
 D12 A ghost whose link ended with EOF, or that said that it stops, is dead. One that is
-    away otherwise, or whose clairvoyant is gone, has GONE_SILENT_S to turn up elsewhere.
+    away otherwise, or whose clairvoyant is gone, has GONE_SILENT_S to turn up again.
 """
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Set

@@ -28,7 +28,6 @@ Invariants
 5. DialRefused comes from the address at which the lost link was, once the others that
    the node had don't answer either: a stale address must not prove a death.
 
-Not done: ghosts (a connection of theirs is closed).
 """
 
 import os
@@ -93,6 +92,7 @@ class Seams(NamedTuple):
     say: Callable[[str], None]  # to the user and the log
     on_bulk: Callable[[str, wire.Frame], None]
     on_clone: Callable[[], None]  # we are a clone: draw a new id
+    on_ghost: Callable[[net.Link], None]  # one has proved itself: it is the relay's
 
 
 class Teller:
@@ -302,7 +302,9 @@ class Links:
             assert link.ended is not None
             self._all.discard(link)
             self._doubts.pop(link, None)
-            link.close()  # a ghost's is still open
+            link.close()
+            if link.ended is End.GIVEN:
+                continue
             self._on_ended(link, link.ended, now)
             peer = link.peer.node if link.peer is not None else ""
             if self.links.get(peer) is link:
@@ -319,7 +321,8 @@ class Links:
         self._count += 1
         nonce = DIAL_NUMBER.pack(self._count)
         nonce += os.urandom(wire.NONCE_BYTES - len(nonce))
-        return wire.Handshake(dialled, self.cookie, hello, nonce=nonce)
+        roles = (Role.COMRADE,) if dialled else (Role.COMRADE, Role.GHOST)
+        return wire.Handshake(dialled, self.cookie, hello, roles, nonce)
 
     def _dial(self, now: float) -> None:
         for address, target in self.targets.due(now, self.links):
@@ -343,6 +346,9 @@ class Links:
     def _on_peer(self, link: net.Link, now: float) -> None:
         """A link is authenticated: choose between it and what was there."""
         assert link.peer is not None
+        if link.peer.role is Role.GHOST:
+            self.seams.on_ghost(link)
+            return
         former = self.targets.on_met(link, link.peer.node)
         self._sweep(now)
         if former and former not in self.links:

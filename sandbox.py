@@ -330,6 +330,10 @@ class Sandbox:
             self._worker.do(functools.partial(self._places.remove, run.job.run))
         self._worker.close(self._unwatch)
 
+    def keep_off(self, core: Optional[int]) -> None:
+        """Let tasks use all cores but this one; None: all."""
+        self._shells.keep_off(core)
+
     def live_output(self, run: str, name: str) -> Optional[str]:
         """Return the file in which a run's `out` or `err` gathers while it runs."""
         found = self._runs.get(run)

@@ -329,6 +329,7 @@ class Shells:
         self._idle: List[Keeper] = []
         self._directory_id = (0, 0)
         self._made = 0  # keepers, ever
+        self._off: Optional[int] = None  # a core that isn't for tasks
 
     def lend(self) -> Keeper:
         """An idle keeper, else a new one, which isn't up yet; or OSError."""
@@ -338,6 +339,7 @@ class Shells:
         if not self._watcher:
             self._watcher = self._start_watcher()
             self._watch(self._watcher.fileno(), self._on_watcher_end)
+            self.keep_off(self._off)
         self._made += 1
         keeper = Keeper(f"{self._base}-{self._made}")
         self._keepers.append(keeper)
@@ -348,6 +350,19 @@ class Shells:
             self.release(keeper)
             raise
         return keeper
+
+    def keep_off(self, core: Optional[int]) -> None:
+        """Let what starts from now on use all cores but this one; None: all."""
+        if core is None is self._off or not hasattr(os, "sched_setaffinity"):
+            return
+        self._off = core
+        cores = os.sched_getaffinity(0) - {core}
+        pids = [keeper.pid for keeper in self._keepers if keeper.pid]
+        for pid in [*([self._watcher.pid] if self._watcher else []), *pids]:
+            try:
+                os.sched_setaffinity(pid, cores)
+            except OSError:
+                pass  # it has just ended
 
     def release(self, keeper: Keeper) -> None:
         """Keep it for the next task, or give it up."""

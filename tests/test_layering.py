@@ -18,8 +18,8 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
         "conditions record decoding taskqueue workers waits matching effects facts "
-        "mesh replica durable hands coordinator room ghosts roster adding purge peers node"
-        "".split(),
+        "mesh replica durable hands coordinator room ghosts roster adding purge peers "
+        "node clairvoyants ghostnode".split(),
         [],
     ),
     "points": (["points"], []),
@@ -32,11 +32,11 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
         ["core", "settings", "points"],
     ),
     "cluster": (
-        "addresses links transfer shelf outputs".split(),
+        "addresses links transfer shelf outputs workplace relaying".split(),
         ["core", "points", "wire", "disk", "tasks"],
     ),
     "roles": (
-        ["comrade"],
+        ["relay", "ghost", "comrade"],
         "core wire disk tasks settings control cluster".split(),
     ),
 }

@@ -1,0 +1,587 @@
+"""A ghost: a light worker without a queue, that works through one comrade.
+
+    python3 ghost.py [N | ADDRESS]
+
+    ghost.py -+- one loop: the link to its clairvoyant, ghostnode.py, the sandbox
+              +- a thread for the journal, one for hashing and copying (store.py)
+              +- the tasks' bash processes (sandbox.py)
+
+Rules. This file performs what ghostnode.py decides; it owns the sockets and the
+processes' ends, and decides nothing about tasks. It listens nowhere: a ghost dials.
+
+How it works. As comrade.py, smaller. At the start, and whenever it is lonely, it asks
+on the LAN who is there (discovery.py), and tries its own /24 where broadcasts are
+swallowed (addresses.py). Whom LEORONIC_PEERS names, and the comrades of former days, it
+asks by connecting.
+
+Invariants. D5: attached and idle it wakes once a second, for its heartbeat. D13:
+killed, its watcher takes its tasks with it. SIGINT, SIGTERM, SIGHUP hand back what runs
+here and end the process with 0 within STOP_S.
+"""
+
+import os
+import sys
+
+
+def _prefer_stdlib() -> None:
+    """Move our own folder behind the standard library (see comrade.py)."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    rest = [path for path in sys.path if os.path.abspath(path or ".") != own]
+    is_site = [path.endswith(("site-packages", "dist-packages")) for path in rest]
+    place = is_site.index(True) if True in is_site else len(rest)
+    sys.path[:] = rest[:place] + [own] + rest[place:]
+
+
+_prefer_stdlib()
+
+import functools  # noqa: E402
+import json  # noqa: E402
+import random  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
+from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
+
+import clairvoyants  # noqa: E402
+import discovery  # noqa: E402
+import effects as core  # noqa: E402
+import net  # noqa: E402
+import outputs  # noqa: E402
+import sandbox  # noqa: E402
+import settings  # noqa: E402
+import store  # noqa: E402
+import transfer  # noqa: E402
+import wire  # noqa: E402
+import workplace  # noqa: E402
+from addresses import Sweep  # noqa: E402
+from ghostnode import GhostNode  # noqa: E402
+from loop import Loop  # noqa: E402
+from process import (  # noqa: E402
+    EXIT_DONE,
+    EXIT_SYSTEM,
+    EXIT_USAGE,
+    LogFile,
+    Quit,
+    clock,
+    say,
+    task_environ,
+)
+from wire import End, Kind  # noqa: E402
+
+STOP_S = 1.9  # as a comrade's
+CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
+PROBE_S = 0.8  # to find out whether anybody is there, while looking around
+FORMER_MAX = 20  # writers of former processes that are told, so that nobody waits
+WRITE_SEQ = -1  # of a batch that only carries outputs
+PRINTED_MAX = 256  # small outputs in memory, of ends that no comrade has yet
+LOAD_S = 5.0  # what a former process couldn't tell is read within this
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+USAGE = """usage: python3 ghost.py [N | ADDRESS]
+
+A ghost of the comrade with the lowest IP address; of the one at index N (modulo their
+number, counted from 0, sorted by address); or of the one at ADDRESS. Settings as for
+`bash leoronic --help`.
+"""
+LOST = {
+    End.STOPPING: "stopping",
+    End.CLOSING: "closing",
+    End.CLOSED: "closing",
+    End.EOF: "eof",
+    End.RESET: "eof",
+    End.SILENT: "silent",
+}
+BULK = frozenset((Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE))
+
+
+class Ghost:
+    """The loop and all that it drives. `open`, then `run`; that gives the exit code."""
+
+    def __init__(self, config: settings.Settings, wanted: str) -> None:
+        self.config = config
+        self.log = LogFile(os.path.join(config.home, "log"))
+        self.loop = Loop(self.tick, self.log.write)
+        self.watch, self.unwatch = self.loop.watch, self.loop.unwatch
+        self.store = store.Store(config.home, self.loop.wake)
+        self.files = self.store.files
+        self.choice = clairvoyants.Clairvoyants(wanted, random.Random().random)
+        self.links: Dict[str, net.Link] = {}
+        self.written: Dict[str, bytes] = {}
+        self.batches: Dict[int, store.Batch] = {}
+        self.then: Dict[int, Callable[..., None]] = {}
+        self.printed: Dict[str, bytes] = {}  # small outputs that may have to be sent
+        self.stop_by: Optional[float] = None
+        self._tickets = 0
+        self._dialled: Optional[net.Link] = None
+        self._dials = 0
+        self._probes: Dict[socket.socket, str] = {}
+        self._probe_by = 0.0
+        self._beacons: Optional[discovery.Discovery] = None
+        self._is_hearing = False
+        self._told = ""
+        self._addresses: List[str] = []
+        self._has_stepped = False
+
+    # --- starting -----------------------------------------------------------------
+
+    def open(self) -> List[str]:
+        """Take state directory, sandbox and cookie; give notices."""
+        notices = self.store.open()
+        found = settings.find_cookie(self.config)
+        if not found.secret:
+            raise Quit(
+                EXIT_USAGE,
+                "no cookie; found none at %s; copy it from a comrade's folder"
+                % settings.cookie_places(self.config)[0],
+            )
+        self.cookie = found.secret
+        notices += found.notices
+        self._open_sandbox()
+        self._open_core()
+        self.store.start()
+        self._read_printed()
+        notices += self.store.notices
+        if self.config.discovery and not self.config.address.startswith("127."):
+            cluster = wire.fingerprint(self.cookie)
+            self._beacons = discovery.Discovery(
+                self.config.port, self.node.me.writer, cluster, is_comrade=False
+            )
+        self._sweep = Sweep(lambda: discovery.sweep(self.config.address))
+        return notices
+
+    def _open_sandbox(self) -> None:
+        config = self.config
+        self.sandbox = sandbox.Sandbox(
+            config.directory,
+            config.home,
+            task_environ(config.home),
+            self.watch,
+            self.unwatch,
+            self.files.path,
+        )
+        self.sandbox.clean_up()
+        self.transfers = transfer.Transfers(
+            self.files,
+            transfer.Seams(
+                lambda: self.links, self.aside, self.small, clock, self.log.write
+            ),
+        )
+        self.outputs = outputs.Outputs(
+            self.files,
+            self.transfers,
+            outputs.Seams(
+                self.aside, self.small, self.step, self._write_outputs, self.log.write
+            ),
+        )
+        self.workplace = workplace.Workplace(
+            self.sandbox,
+            config.directory,
+            config.memory is not None,
+            workplace.Seams(
+                self.step,
+                lambda: config.hostname,
+                lambda: config.address,
+                self._shown_name,
+                lambda: self.node.tags,
+                lambda digests: None,
+                self._on_ended,
+            ),
+        )
+
+    def _open_core(self) -> None:
+        config, machine = self.config, sandbox.machine()
+        rows = [json.loads(data) for _, data in self.store.load()]
+        meta = {name: data.decode("ascii") for name, data in self.store.meta.items()}
+        writer = os.urandom(8).hex()
+        former = meta.get("writers", "").split()[-FORMER_MAX:]
+        me = core.Identity(writer, writer, config.hostname, config.address)
+        cores, memory = config.cores or machine.cores, config.memory or machine.memory
+        self.node = GhostNode(me, cores, memory, config.tags, self.choice)
+        self.node.load(rows, former)
+        self._addresses = meta.get("comrades", "").split()
+        self.meta = {"writers": " ".join([*former, writer]).encode("ascii")}
+        self.node.files.update(self.files.all())
+        self._write_meta()
+
+    def _read_printed(self) -> None:
+        """Get what a former process's tasks printed and nobody has yet."""
+        wanted = {
+            digest
+            for record in self.node.queue.records.values()
+            for run in record.runs.values()
+            for size, digest in (run.detail.get(o, (0, "")) for o in ("out", "err"))
+            if digest and size <= sandbox.SMALL_OUTPUT_BYTES
+        }
+        for digest in sorted(wanted):
+            self.small(digest, functools.partial(self._keep_printed, digest))
+        until = clock() + LOAD_S
+        while self.then and clock() < until:
+            self.loop.turn(until)
+
+    def _keep_printed(self, digest: str, data: Optional[bytes]) -> None:
+        if data:
+            self.printed[digest] = data
+
+    # --- the loop -----------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until stopped."""
+        self.loop.on_signals(STOP_SIGNALS, self.stop)
+        self.loop.on_signals([signal.SIGCHLD], lambda: None)
+        self.node.begin(self.config.peers, self._addresses, clock())
+        while not self.loop.is_over:
+            self.loop.turn()
+        return self._close()
+
+    def tick(self) -> Optional[float]:
+        """Take in all answers, do what is due; give the time of the next."""
+        self._poll()
+        now = clock()
+        self._has_stepped = False
+        effects, due = self.node.tick(now)
+        self.perform(effects)
+        times = [due, self.sandbox.tick(now), self.transfers.tick(now)]
+        times += self._look_around(now)
+        for link in self._all_links():
+            times.append(link.tick(now))
+        self._sweep_links()
+        for link in self._all_links():
+            self._watch(link)
+        self._tell_place()
+        if self.stop_by is not None:
+            times.append(self.stop_by)
+            self.loop.is_over = self.loop.is_over or now >= self.stop_by
+        if self._has_stepped:
+            times.append(now)  # The core's deadline may have changed.
+        return min((t for t in times if t is not None), default=None)
+
+    def _all_links(self) -> List[net.Link]:
+        dialled = [self._dialled] if self._dialled is not None else []
+        return [*self.links.values(), *dialled]
+
+    def step(self, message: core.Message) -> None:
+        """Give the core a message and perform what follows."""
+        self._has_stepped = True
+        self.perform(self.node.step(message, clock()))
+
+    def perform(self, effects: Sequence[core.Effect]) -> None:
+        """Carry out effects in order."""
+        for effect in effects:
+            PERFORM[type(effect)](self, effect)
+
+    def stop(self) -> None:
+        """Hand back what runs here and end."""
+        if self.stop_by is None:
+            self.stop_by = clock() + STOP_S
+            self.step(core.Stop())
+
+    def _close(self) -> int:
+        now = clock()
+        for link in self.links.values():
+            if link.owes:
+                link.on_writable(now)  # The good-bye leaves.
+            link.close()
+        if self._beacons is not None:
+            self._beacons.close()
+        self.sandbox.close()
+        self.store.close(CLOSE_S)
+        self.log.write("stopped")
+        return EXIT_DONE
+
+    # --- whom to go to ------------------------------------------------------------
+
+    def _look_around(self, now: float) -> List[Optional[float]]:
+        """Ask on the LAN who is there, while there is no clairvoyant."""
+        times: List[Optional[float]] = []
+        if self._probes:
+            times.append(self._probe_by)
+            if now >= self._probe_by:
+                for sock in list(self._probes):
+                    self._end_probe(sock, False)
+        if self._beacons is None:
+            return times
+        is_lonely = not self.node.peer
+        if is_lonely != self._is_hearing:
+            self._is_hearing = is_lonely
+            if is_lonely:
+                self.watch(self._beacons.fileno(), self._on_beacons, None)
+            else:
+                self.unwatch(self._beacons.fileno())
+        if is_lonely:
+            times.append(self._beacons.tick(now, True))
+        address = self._sweep.tick(now, is_lonely and not self.choice.known)
+        if address:
+            self._probe(core.Probe(address))
+        return [*times, self._sweep.due]
+
+    def _on_beacons(self) -> None:
+        assert self._beacons is not None
+        hints = self._beacons.on_readable(clock())
+        found = [hint.address for hint in hints if hint.ours]
+        if found:
+            self.step(core.Found(found))
+
+    def _probe(self, effect: core.Probe) -> None:
+        """Connect, and hang up: somebody is there, or not."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        self._probes[sock] = effect.address
+        self._probe_by = clock() + PROBE_S
+        code = sock.connect_ex((effect.address, self.config.port))
+        if code not in (0, 115):  # EINPROGRESS
+            self._end_probe(sock, False)
+            return
+        self.watch(sock.fileno(), lambda: None, lambda: self._on_probe(sock))
+
+    def _on_probe(self, sock: socket.socket) -> None:
+        is_there = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        self._end_probe(sock, is_there)
+
+    def _end_probe(self, sock: socket.socket, is_there: bool) -> None:
+        address = self._probes.pop(sock, "")
+        if address:
+            self.unwatch(sock.fileno())
+            sock.close()
+            self.step(core.Probed(address, is_there))
+
+    def _dial(self, effect: core.Dial) -> None:
+        me = wire.Hello(self.node.me.writer, self.node.me.writer, wire.Role.GHOST)
+        shake = wire.Handshake(True, self.cookie, me)
+        own = self.config.address if self.config.address_is_given else ""
+        link = net.dial(effect.address, self.config.port, shake, clock(), own)
+        self._dialled = link
+        if link.ended is None:
+            fd = link.fileno()
+            link.release = lambda: self.unwatch(fd)
+            self._watch(link)
+
+    # --- links --------------------------------------------------------------------
+
+    def _watch(self, link: net.Link) -> None:
+        if link.ended is None:
+            write = (lambda: self._on_write(link)) if link.want_write else None
+            self.watch(link.fileno(), lambda: self._on_read(link), write)
+
+    def _on_read(self, link: net.Link) -> None:
+        was_stranger = link.is_stranger
+        frames = link.on_readable(clock())
+        if was_stranger and link.peer is not None:
+            self._dials += 1
+            self._dialled = None
+            peer = "k%d" % self._dials
+            self.links[peer] = link
+            self.step(core.LinkUp(peer, link.peer.writer))
+        name = self._name_of(link)
+        for frame in frames:
+            self._on_frame(name, link, frame)
+        self._sweep_links()
+
+    def _name_of(self, link: net.Link) -> str:
+        return next((name for name, one in self.links.items() if one is link), "")
+
+    def _on_write(self, link: net.Link) -> None:
+        if link.ended is None:
+            link.on_writable(clock())
+        self._sweep_links()
+
+    def _on_frame(self, peer: str, link: net.Link, frame: wire.Frame) -> None:
+        if frame.kind in BULK:
+            self.transfers.on_frame(peer, frame)
+        elif frame.kind is Kind.BYE:
+            is_stopping = frame.fields.get("why") == "stopping"
+            link.close(End.STOPPING if is_stopping else End.CLOSING)
+        else:
+            self.step(core.Frame(peer, frame.kind.name, frame.fields))
+
+    def _sweep_links(self) -> None:
+        for peer, link in list(self.links.items()):
+            if link.ended is not None:
+                link.close()
+                del self.links[peer]
+                self.step(core.LinkLost(peer, LOST.get(link.ended, "broken")))
+        link_dialled = self._dialled
+        if link_dialled is not None and link_dialled.ended is not None:
+            self._dialled = None
+            link_dialled.close()
+            end = link_dialled.ended
+            if end in (End.WRONG_COOKIE, End.WRONG_VERSION, End.NOT_OURS):
+                self._tell("%s: %s" % (link_dialled.address, end.value))
+            self.step(core.DialEnded(link_dialled.address, end.name))
+
+    def _tell_place(self) -> None:
+        """Tell the user whose ghost this is, when that changes."""
+        if not self.node.clairvoyant:
+            return
+        offer = self.node.offer
+        place = "%s at %s" % (self.node.clairvoyant, self.choice.at)
+        if not self._told:
+            self._told = place
+            cores = offer["cores"]
+            print(
+                "leoronic: ghost %s is ready, of %s; %d core%s, %s of memory"
+                % (
+                    *(self.config.hostname, place, cores, "" if cores == 1 else "s"),
+                    settings.format_size(offer["memory"]),
+                ),
+                flush=True,
+            )
+        elif place != self._told:
+            self._told = place
+            self._tell("now a ghost of " + place)
+        known = sorted(self.choice.known)
+        if known != self._addresses:
+            self._addresses = known
+            self.meta["comrades"] = " ".join(known).encode("ascii")
+            self._write_meta()
+
+    def _tell(self, text: str) -> None:
+        self.log.write(text)
+        say(text)
+
+    def _shown_name(self) -> str:
+        return "%s@%s" % (self.config.hostname, self.config.address)
+
+    # --- performing what the core decides -----------------------------------------
+
+    def _send(self, effect: core.Send) -> None:
+        link = self.links.get(effect.peer)
+        if link is None or link.ended is not None:
+            return
+        if effect.kind == "BYE":
+            link.bye(effect.fields["why"])
+        else:
+            link.send(Kind[effect.kind], effect.fields)
+        self._watch(link)
+
+    def _close_link(self, effect: core.CloseLink) -> None:
+        """The core knows it already; a BYE that is under way may still leave."""
+        link = self.links.get(effect.peer)
+        if link is not None and link.ended is None:
+            link.bye("closing")
+
+    def _push(self, effect: core.Push) -> None:
+        data, link = self.printed.get(effect.digest), self.links.get(effect.peer)
+        if data is not None and link is not None and link.ended is None:
+            link.send(Kind.OUTPUT, {"digest": effect.digest}, data)
+
+    def _persist(self, effect: core.Persist) -> None:
+        batch = store.Batch(effect.seq, effect.rows, {}, self.outputs.take())
+        self.batches[effect.seq] = batch
+        self.store.write(batch)
+
+    def _write_outputs(self) -> None:
+        self.store.write(store.Batch(WRITE_SEQ, outputs=self.outputs.take()))
+
+    def _write_meta(self) -> None:
+        self.store.write(store.Batch(WRITE_SEQ, meta=dict(self.meta)))
+
+    def _want_file(self, effect: core.WantFile) -> None:
+        def then(is_here: bool) -> None:
+            if is_here:
+                self.step(core.FileHere(effect.digest))
+
+        self.transfers.want(Kind.FILE_WANT, effect.digest, effect.size, "", then)
+
+    def _stopped(self, effect: core.Stopped) -> None:
+        self.loop.is_over = True
+
+    # --- what the threads answer --------------------------------------------------
+
+    def aside(
+        self, job: Callable[[], Any], then: Callable[[Any, Optional[Exception]], None]
+    ) -> None:
+        """Run what may take long in the other thread; `then` gets result and error."""
+        self._tickets += 1
+        self.then[self._tickets] = then
+        self.store.aside(self._tickets, job)
+
+    def small(self, digest: str, then: Callable[[Optional[bytes]], None]) -> None:
+        """Look for a small output in the database; `then` gets it or None."""
+        self._tickets += 1
+        self.then[self._tickets] = then
+        self.store.ask_output(self._tickets, digest)
+
+    def _poll(self) -> None:
+        for answer in self.store.poll():
+            if isinstance(answer, store.Written):
+                if answer.seq != WRITE_SEQ:
+                    batch = self.batches.pop(answer.seq)
+                    if answer.error:
+                        self.outputs.give_back(batch.outputs)
+                    self.step(core.Written(answer.seq, answer.error))
+            elif isinstance(answer, store.Found):
+                self.then.pop(answer.ticket)(answer.data)
+            else:
+                self.then.pop(answer.ticket)(answer.result, answer.error)
+        self.workplace.poll()
+
+    def _on_ended(self, event: sandbox.Ended) -> None:
+        for output in (event.out, event.err):
+            if output.data:
+                self.printed[store.digest_of(output.data)] = output.data
+        if not self.node.queue.records:
+            self.printed.clear()
+        self.outputs.on_ended(event)
+
+
+PERFORM: Dict[type, Callable[..., None]] = {
+    core.Check: lambda ghost, effect: ghost.workplace.check(effect.conditions),
+    core.CloseLink: Ghost._close_link,
+    core.Dial: Ghost._dial,
+    core.Kill: lambda ghost, effect: ghost.sandbox.kill(*effect),
+    core.Log: lambda ghost, effect: ghost.log.write(effect.text),
+    core.Persist: Ghost._persist,
+    core.Probe: Ghost._probe,
+    core.Push: Ghost._push,
+    core.Send: Ghost._send,
+    core.Start: lambda ghost, effect: ghost.workplace.start(effect),
+    core.Stopped: Ghost._stopped,
+    core.WantFile: Ghost._want_file,
+}
+
+
+# --- the program ------------------------------------------------------------------
+
+
+def serve(program: str, wanted: str) -> int:
+    """Be a ghost until stopped; Quit says why it can't be."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: sys.exit(EXIT_DONE))
+    os.umask(0o077)
+    while True:
+        config = settings.read_settings(os.environ, program, "ghost")
+        try:
+            ghost = Ghost(config, wanted)
+            for notice in ghost.open():
+                say(notice)
+            return ghost.run()
+        except store.StateInUse as problem:
+            if not config.home_is_default:  # else another ghost was quicker: the next
+                raise Quit(EXIT_USAGE, str(problem)) from None
+
+
+def main(args: Sequence[str]) -> int:
+    """Be the program; give its exit code."""
+    program = os.path.dirname(os.path.abspath(__file__))
+    try:
+        if args in (["--help"], ["-h"]):
+            print(USAGE, end="")
+            return EXIT_DONE
+        if len(args) > 1:
+            raise Quit(EXIT_USAGE, "too many arguments; see --help")
+        wanted, problem = clairvoyants.parse(args[0]) if args else ("", "")
+        if problem:
+            raise Quit(EXIT_USAGE, "the argument is %s; %s" % (args[0], problem))
+        return serve(program, wanted)
+    except settings.WrongSetting as wrong:
+        say(str(wrong))
+        return EXIT_USAGE
+    except Quit as quit_:
+        say(str(quit_))
+        return quit_.code
+    except (store.StateBroken, OSError) as broken:
+        say(str(broken))
+        return EXIT_SYSTEM
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
