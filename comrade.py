@@ -250,6 +250,9 @@ class Comrade:
             raise cant_listen(config, problem) from None
         if self._is_on_lan():
             self.links.discover()
+        self._open_transfers()
+
+    def _open_transfers(self) -> None:
         if not config.address_is_given:
             self.links.follow(settings.default_address, core.Moved)
         self.transfers = transfer.Transfers(
@@ -281,7 +284,7 @@ class Comrade:
         )
         self.control = Control(self.node, acts, verbs.VERBS)
         self.port = ControlPort(
-            config.home,
+            self.config.home,
             self.watch,
             self.unwatch,
             self.control.on_call,

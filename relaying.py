@@ -28,12 +28,10 @@ reason `relay`, and the next ghost starts another.
 
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
@@ -180,7 +178,11 @@ class Relay:
         """End the relay with this process."""
         self._end()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for path in (self._path, self._folder):
+                try:
+                    os.unlink(path) if path is self._path else os.rmdir(path)
+                except OSError:
+                    pass  # it lies in /tmp; the system removes it some day
 
     # --- the relay's process ------------------------------------------------------
 
@@ -214,6 +216,8 @@ class Relay:
         self._key = os.urandom(32)
         self._path = os.path.join(self._home, "relay")
         if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
+            import tempfile  # rare: a long LEORONIC_HOME
+
             self._folder = tempfile.mkdtemp(prefix="leoronic-")
             self._path = os.path.join(self._folder, "relay")
         try:
