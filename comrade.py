@@ -250,11 +250,11 @@ class Comrade:
             raise cant_listen(config, problem) from None
         if self._is_on_lan():
             self.links.discover()
+        if not config.address_is_given:
+            self.links.follow(settings.default_address, core.Moved)
         self._open_transfers()
 
     def _open_transfers(self) -> None:
-        if not config.address_is_given:
-            self.links.follow(settings.default_address, core.Moved)
         self.transfers = transfer.Transfers(
             self.files,
             transfer.Seams(
