@@ -112,7 +112,6 @@ class Relay:
         self._pid = 0
         self._sock: Optional[socket.socket] = None
         self._key = b""
-        self._folder = ""
         self._idle_since: Optional[float] = None
         self._handing: Set[net.Link] = set()  # whose handshake isn't sent out yet
         self._fetching: Dict[int, Callable[[bool], None]] = {}
@@ -177,12 +176,6 @@ class Relay:
     def stop(self) -> None:
         """End the relay with this process."""
         self._end()
-        if self._folder:
-            for path in (self._path, self._folder):
-                try:
-                    os.unlink(path) if path is self._path else os.rmdir(path)
-                except OSError:
-                    pass  # it lies in /tmp; the system removes it some day
 
     # --- the relay's process ------------------------------------------------------
 
@@ -214,16 +207,14 @@ class Relay:
     def _serve(self) -> None:
         """Have a manager in a thread, once: importing it takes longer than a turn."""
         self._key = os.urandom(32)
-        self._path = os.path.join(self._home, "relay")
-        if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
-            import tempfile  # rare: a long LEORONIC_HOME
-
-            self._folder = tempfile.mkdtemp(prefix="leoronic-")
-            self._path = os.path.join(self._folder, "relay")
+        self._path = path = os.path.join(self._home, "relay")
         try:
-            os.unlink(self._path)  # of a former process that was killed
+            os.unlink(path)  # of a former process that was killed
         except OSError:
             pass
+        if len(os.fsencode(path)) > PATH_BYTES_MAX:  # a shorter way to the same place
+            folder = os.open(self._home, os.O_RDONLY)
+            self._path = "/proc/%d/fd/%d/relay" % (os.getpid(), folder)
         threading.Thread(target=self._run_server, daemon=True).start()
 
     def _run_server(self) -> None:

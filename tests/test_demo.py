@@ -25,7 +25,7 @@ DEMO_TIMEOUT_S = 60.0  # some 10 s on two cores with nothing else to do
 STOP_TIMEOUT_S = 15.0  # from a signal to the end
 GONE_TIMEOUT_S = 3.0  # a process that has ended may still be listed for a moment
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
-TELLING = "# The comrades stop, and nothing of this is left."
+TELLING = "# All stop, and nothing of this is left."
 
 pytestmark = pytest.mark.timeout(DEMO_TIMEOUT_S + STOP_TIMEOUT_S + 15)
 
@@ -162,8 +162,15 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing(demo: Demo) -> None:
     first = re.findall(r"@(127\.0\.0\.[34])", killed)
     again = re.findall(r"^attempt 2 on .*@(127\.0\.0\.[34])$", survivor, re.MULTILINE)
     assert sorted(first + again) == ["127.0.0.3", "127.0.0.4"]
-    assert demo.output_of("$ leoronic_get_queue").count(" done ") == 15
+    assert demo.output_of("$ leoronic_get_queue").count(" done ") == 16
     assert TELLING in text
+
+    # two ghosts, and the death of the clairvoyant of one
+    assert text.count("leoronic: ghost ") == 2
+    eerie = demo.output_of("$ leoronic_get_output eerie")
+    assert re.fullmatch(r"attempt 1 on .*@127\.0\.0\.6\nstill here", eerie)
+    at_last = text.rpartition("$ leoronic_nodes")[2]
+    assert len(re.findall(r" ghost of \S+@127\.0\.0\.2 ", at_last)) == 2
 
 
 @pytest.mark.parametrize(
