@@ -140,7 +140,7 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing(demo: Demo) -> None:
     assert demo.left() == []
     text = demo.printed
     assert text.count(" is ready at 127.0.0.") == 3
-    assert len(demo.output_of("$ leoronic_nodes").splitlines()) == 4
+    assert len(demo.output_of("$ leoronic_nodes").splitlines()) == 6
     assert "of_the_user" not in text
 
     # README's tasks, the third of which is an open quote to bash
