@@ -104,7 +104,7 @@ class Peers:
         """
         self.node.emit(Log("this process was stopped for a while; it reconciles"))
         self.mesh.tell(claim=None)
-        self.hands.give_back_held(PAUSED)
+        self.hands.give_back(list(self.hands.held), PAUSED)
         others = {member.node_id for member in self.mesh.others()}
         self.node.coordinator.begin(others | set(self.mesh.links), now)
         for peer in sorted(self.mesh.links):

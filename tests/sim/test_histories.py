@@ -13,7 +13,7 @@ from disks import EIO, FULL
 from recovery import MONTH_S, is_agreed, may_finish
 from world import World
 
-from record import Phase
+from record import File, Phase
 
 
 def cluster(size: int, seed: int = 1) -> World:
@@ -555,3 +555,34 @@ def test_a_purge_outlives_a_loss_of_power_whole_or_not_at_all():
     settle(world)
     assert world.until(world.is_equal, 5, 0.05)
     assert not world.node("a").queue.records
+
+
+def test_a_file_that_never_comes_holds_up_no_other_task():
+    world = cluster(2)
+    file = File("data", "%064x" % 1, 10, 0o644)
+    world.add("b", 2, "1 0", files=(file,), concurrency=False)
+    world.run(0.05)  # a has the tasks, and has just begun to ask for the file
+    world.kill("b")
+    ticket = world.add("a", 2, "1 0")
+    world.run(12)
+    others = world.ledger.promises.acks[ticket].keys
+    assert [begun(world, key) for key in others] == [["a"], ["a"]]
+    runs = [len(r.runs) for r in world.node("a").queue.records.values()]
+    assert max(runs) <= 6  # handed back at 0, 1, 3, 7 s, ... after the first
+    world.start("b")
+    finish(world)
+
+
+def test_a_file_that_is_long_under_way_is_waited_for():
+    world = cluster(2)
+    file = File("data", "%064x" % 1, 10, 0o644)
+    alone = ("worker:tag a",)
+    ticket = world.add("b", 1, "1 0", files=(file,), conditions=alone)
+    world.hosts["b"].files.clear()  # as if it took 20 s
+    world.after(20, world.hosts["b"].files.add, file.digest)
+    world.run(19)
+    (key,) = world.ledger.promises.acks[ticket].keys
+    assert not begun(world, key)
+    world.run(2)
+    finish(world)
+    assert begun(world, key) == ["a"]

@@ -254,6 +254,13 @@ MUTATIONS: Dict[str, Mutation] = {
             6,
         ),
     ),
+    "a file that never comes is waited for": Mutation(
+        *(room, "FILE_S", 1e9),
+        (
+            244,
+            "a_file_that_never_comes_holds_up_no_other_task",
+        ),
+    ),
     "the slices of an add come to life one by one": Mutation(
         *(adding.Adding, "_stage", _slice_by_slice),
         (
