@@ -557,6 +557,21 @@ def test_a_purge_outlives_a_loss_of_power_whole_or_not_at_all():
     assert not world.node("a").queue.records
 
 
+def test_who_grants_starts_nothing_that_a_former_coordinator_granted():
+    world = cluster(2)
+    world.add("a", 1, "0.5 0")
+    finish(world)
+    assert set(world.coordinators()) == {"a"}
+    world.partition("b")
+    world.run(1)
+    world.add("b", 1, "5 0")  # under way to a as a task that waits
+    assert world.until(lambda: len(world.ledger.copies.granted) == 2, 4, 0.01)
+    assert world.node("a").mesh.component == {"a", "b"}  # it heard b a little later
+    world.heal()
+    finish(world)
+    assert begun(world)[1:] == ["b"]
+
+
 def test_a_file_that_never_comes_holds_up_no_other_task():
     world = cluster(2)
     file = File("data", "%064x" % 1, 10, 0o644)

@@ -137,7 +137,7 @@ MUTATIONS: Dict[str, Mutation] = {
         *(mesh.Mesh, "is_frozen", _never),
         (
             36,
-            "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
+            117,
         ),
     ),
     "a coordinator doesn't wait until all follow it": Mutation(
