@@ -213,7 +213,9 @@ class Coordinator:
 
     def _grant(self, record: Record, worker: Worker) -> None:
         self._grants += 1
-        number = (record.next_attempt(), self.mesh.claim(), self.mesh.writer)
+        term = self.mesh.claim()
+        self.hands.term = max(self.hands.term, term)  # now, not at the next news
+        number = (record.next_attempt(), term, self.mesh.writer)
         run_key = "%d.%d.%s.%d" % (*number, self._grants)
         detail = {"node": worker.name}
         run = Run(worker.writer, worker.session, 0, Phase.GRANTED, detail)

@@ -19,7 +19,7 @@ S7  Why a run is killed: deleted, done or failed by another end, purged, handed 
     or the coordinator said that a smaller one lives. Never because it is doubted.
 """
 
-from typing import Any, Callable, Dict, Set
+from typing import Any, Callable, Dict, Iterable, Set
 
 from effects import Effect, Kill, RunEnded, RunRefused, RunStarted, Start
 from record import FINAL, Phase, Record, Run, State, run_order
@@ -33,6 +33,7 @@ DUPLICATE = "a duplicate: the same task runs elsewhere, and began earlier"
 SUPERFLUOUS = "the task is finished already"
 PAUSED = "this process was stopped for a while"
 STALE = "granted by a coordinator of an older term"
+NO_FILE = "a file that it needs isn't here yet"
 
 
 class Hands:
@@ -114,11 +115,10 @@ class Hands:
         """Stop a run because a smaller one lives (a coordinator's order)."""
         self.kill(run_key, DUPLICATE, KILL_GRACE_S)
 
-    def give_back_held(self, why: str) -> None:
-        """Return the grants that haven't started: they are out of date."""
-        held, self.held = self.held, {}
-        for run_key, key in sorted(held.items()):
-            self._advance(key, run_key, "return", {"why": why})
+    def give_back(self, run_keys: Iterable[str], why: str) -> None:
+        """Return grants that haven't started."""
+        for run_key in sorted(run_keys):
+            self._advance(self.held.pop(run_key), run_key, "return", {"why": why})
 
     def look_at_held(self) -> None:
         """Try again to start what waits."""

@@ -23,6 +23,9 @@ follow it. Facts go over a link behind the records with living runs (`gossip`), 
 follows another has stopped granting; so when all follow me I know every grant of each.
 Taking over and healing need no other barrier, and no time-out: a member that says
 nothing drops out of the component. (`is_frozen` is for the moment before it is in it.)
+That holds for what a new link begins with. A link that drops out and works again still
+brings what its ends said before either granted on its own: so it never counts again,
+but is closed, unread if it was silent, and the next one begins with a first part.
 
 Invariants.
 D2  Of two members of one component, at most one may grant at any moment, and it knows
@@ -85,6 +88,7 @@ class Link:
         self.hold_until = now  # a link that flaps must hold this long
         self.gave_first = False
         self.got_first = False
+        self.was_doubted = False  # and counts no more, whatever comes
         self.root_differs = 0.0  # heartbeats in a row
         self.version = 0  # of the queue at the last of them
         self.news: Dict[str, None] = {}  # members whose facts are to be sent
@@ -95,11 +99,24 @@ class Link:
 
     def is_two_way(self, now: float) -> bool:
         """Say whether it counts as a link of the component."""
-        return self.is_settled() and self.hold_until <= now < self.doubtful_at()
+        is_sure = self.is_settled() and not self.was_doubted
+        return is_sure and self.hold_until <= now < self.doubtful_at()
 
     def doubtful_at(self) -> float:
         """Give the time when it stops being two-way, if nothing comes."""
         return min(self.heard_at + SUSPECT_S, self.echoed_at + DEAD_S)
+
+    def note_doubt(self, now: float) -> None:
+        """Remember that it dropped out of the component."""
+        self.was_doubted |= self.is_settled() and now >= self.doubtful_at()
+
+    def has_returned(self, now: float) -> bool:
+        """Say whether it dropped out and works again."""
+        return self.was_doubted and now < self.doubtful_at()
+
+    def has_stalled(self, now: float) -> bool:
+        """Say whether it dropped out for want of frames; those that come are old."""
+        return self.was_doubted and now >= self.heard_at + SUSPECT_S
 
 
 class Deaths:
@@ -334,8 +351,10 @@ class Mesh:
 
     def refresh(self, now: float) -> None:
         """Find out anew whom we hear, who is in the component, whom we follow."""
-        mine = sorted(p for p, link in self.links.items() if link.is_two_way(now))
-        self.tell(links=mine)
+        for link in self.links.values():
+            link.note_doubt(now)
+        mine = [p for p, link in self.links.items() if link.is_two_way(now)]
+        self.tell(links=sorted(mine))
         self.component = self._reachable()
         for node_id in [*self.members, *self.left_at]:
             if node_id in self.component:

@@ -159,7 +159,7 @@ class Node:
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
         self._forget_old(now)
-        self.room.expire_copies(now)
+        self.room.expire(now)
         self.hands.look_again()
         self.queue.changed.clear()
         self._is_sending = self.replica.flush()

@@ -95,9 +95,16 @@ class Peers:
         self.lose(peer, why, now)
 
     def close_silent(self, now: float) -> None:
-        """End the links over which nothing came for too long."""
+        """End the links over which nothing came, or no echo in time (mesh.py).
+
+        What is under way is let through first: on a slow link, whose echoes are late,
+        a reconciliation that began anew each time would never come to its end.
+        """
         for peer in self.mesh.dead_links(now):
             self.close(peer, "silent", "silent", now)
+        for peer, link in sorted(self.mesh.links.items()):
+            if link.has_returned(now) and self.replica.boxes[peer].is_empty():
+                self._leave(peer, "dropped out", now)
 
     def on_pause(self, now: float) -> None:
         """This process was stopped: accuse nobody, step down, reconcile (DESIGN 7).
@@ -106,12 +113,16 @@ class Peers:
         """
         self.node.emit(Log("this process was stopped for a while; it reconciles"))
         self.mesh.tell(claim=None)
-        self.hands.give_back_held(PAUSED)
+        self.hands.give_back(list(self.hands.held), PAUSED)
         others = {member.node_id for member in self.mesh.others()}
         self.node.coordinator.begin(others | set(self.mesh.links), now)
         for peer in sorted(self.mesh.links):
-            self.node.send(peer, "BYE", {"why": "closing"})
-            self.close(peer, "paused", "closing", now)
+            self._leave(peer, "paused", now)
+
+    def _leave(self, peer: str, reason: str, now: float) -> None:
+        """End a link so that both ends make a new one at once."""
+        self.node.send(peer, "BYE", {"why": "closing"})
+        self.close(peer, reason, "closing", now)
 
     def route(self, target: str, kind: str, fields: Fields) -> None:
         """Send to a member or a ghost, over others if there is no link to it."""
@@ -174,6 +185,9 @@ class Peers:
         """Take a frame; one that isn't what the catalogue says ends its link."""
         link = self.mesh.links.get(message.peer)
         if link is None:
+            return
+        if link.has_stalled(now) and message.kind != "BYE":
+            self._leave(message.peer, "stalled", now)
             return
         link.heard_at = now
         try:

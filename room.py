@@ -9,6 +9,9 @@ Rules. Pure (D6). Asks the machine with Check and WantFile; answers come as mess
 How it works. While some task waits for a worker and this one isn't full, the machine
 is asked which of the wanted conditions hold, if the last answer is older than FACTS_S;
 until the answer nothing is granted to this node by itself. Else nothing is asked (D5).
+A grant whose files are still coming is held until they are here, but no file holds up
+grants for longer than FILE_S: then all that need it are handed back, and the refusals'
+back-off says when it is tried again. The file keeps coming, whoever has it next.
 
 Invariants.
 D2  A grant of this process to itself starts only when another comrade has merged it, if
@@ -28,7 +31,7 @@ from typing import (
 
 from coordinator import is_own_grant
 from effects import Check, Cores, Drain, Effect, Facts, Identity, Tags, WantFile
-from hands import Hands
+from hands import NO_FILE, Hands
 from matching import Matcher
 from mesh import Mesh
 from record import UNFINISHED, Record
@@ -37,6 +40,10 @@ from workers import Worker
 
 FACTS_S = 1.0  # what a worker said of its room is believed this long
 COPY_S = 3.0  # a grant to oneself waits this long for a second copy
+# Grants wait for a file so long, all in all: 150 MiB on a LAN. If who had it is gone,
+# it may never come; and what is granted takes cores, or the whole node (L2).
+FILE_S = 5.0
+FILE_FORGET_S = 3600.0  # then it may hold up grants once more
 FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 CLAIRVOYANT = "clairvoyant"  # the tag of a comrade that has ghosts
 
@@ -60,6 +67,7 @@ class Room:
         self.tags: Set[str] = set(tags)
         self.mesh = mesh
         self.files: Set[str] = set()  # digests in this node's store
+        self._lacked: Dict[str, float] = {}  # digest -> when a grant first needed it
         self._facts_at: Optional[float] = None
         self._checked: FrozenSet[str] = frozenset()
         self._is_asked = False
@@ -183,6 +191,7 @@ class Room:
     def deadline(self, now: float) -> Optional[float]:
         """Give the time when something is due here."""
         times = [copying.until for copying in self._copying.values()]
+        times += self._hand_back_at(now).values()
         if not (self.hands.is_stopping or self._is_asked) and self._is_wanted():
             times.append((self._facts_at or now) + FACTS_S)
         return min(times, default=None)
@@ -199,6 +208,17 @@ class Room:
     def has_files(self, record: Record) -> bool:
         """Say whether all that a task needs is in the store."""
         return all(file.digest in self.files for file in record.needs.files)
+
+    def _hand_back_at(self, now: float) -> Dict[str, float]:
+        """Give when each grant that is held for want of a file is handed back."""
+        found: Dict[str, float] = {}
+        for run_key, key in self.hands.held.items():
+            record = self.hands.queue.records.get(key)
+            for file in record.needs.files if record is not None else ():
+                if file.digest not in self.files:
+                    until = self._lacked.setdefault(file.digest, now) + FILE_S
+                    found[run_key] = min(found.get(run_key, until), until)
+        return found
 
     # --- starting -----------------------------------------------------------------
 
@@ -229,7 +249,16 @@ class Room:
         for copying in self._copying.values():
             copying.after.pop(peer, None)
 
-    def expire_copies(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Start or hand back what has waited for long enough; forget what is over."""
+        late = [run for run, at in self._hand_back_at(now).items() if at <= now]
+        self.hands.give_back(late, NO_FILE)
+        for digest, since in list(self._lacked.items()):
+            if digest in self.files or now - since >= FILE_FORGET_S:
+                del self._lacked[digest]
+        self._expire_copies(now)
+
+    def _expire_copies(self, now: float) -> None:
         """Start what nobody wanted to copy; forget what won't start here at all."""
         held, waiting = self.hands.held, self._waiting
         self._copied = {r for r in self._copied if r in held or r in waiting}

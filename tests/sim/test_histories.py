@@ -13,7 +13,8 @@ from disks import EIO, FULL
 from recovery import MONTH_S, is_agreed, may_finish
 from world import World
 
-from record import Phase
+from effects import Tags
+from record import File, Phase
 
 
 def cluster(size: int, seed: int = 1) -> World:
@@ -555,3 +556,80 @@ def test_a_purge_outlives_a_loss_of_power_whole_or_not_at_all():
     settle(world)
     assert world.until(world.is_equal, 5, 0.05)
     assert not world.node("a").queue.records
+
+
+def test_a_link_that_comes_back_late_counts_only_when_it_has_begun_anew():
+    world = cluster(3)
+    world.cut("a", "b")
+    world.run(8)  # c is between them
+    for name in "ac":  # busy: the next one will be for b
+        world.add("a", 1, "20 0", cores=2, conditions=("worker:tag " + name,))
+    world.run(2)
+    world.partition("b")
+    world.run(1)
+    world.add("b", 1, "5 0", own="x")
+    world.hosts["b"].process.step(Tags(["new"], []))  # news of b, under way to c
+    assert world.until(lambda: world.node("a").mesh.component == {"a", "c"}, 4, 0.01)
+    world.add("a", 1, "5 0", own="x")  # the same task, which both may grant
+    assert world.until(lambda: len(world.ledger.copies.granted) == 3, 1, 0.01)
+    assert "c" in world.hosts["b"].process.wires  # silent, but not closed yet
+    world.mend("b", "c")
+    finish(world)
+    assert sorted(begun(world)) == ["a", "b", "c"]
+
+
+def test_who_grants_starts_nothing_that_a_former_coordinator_granted():
+    world = cluster(2)
+    world.add("a", 1, "0.5 0")
+    finish(world)
+    assert set(world.coordinators()) == {"a"}
+    world.partition("b")
+    world.run(1)
+    world.add("b", 1, "5 0")  # under way to a as a task that waits
+    assert world.until(lambda: len(world.ledger.copies.granted) == 2, 4, 0.01)
+    assert world.node("a").mesh.component == {"a", "b"}  # it heard b a little later
+    world.heal()
+    finish(world)
+    assert begun(world)[1:] == ["b"]
+
+
+def test_a_link_that_was_silent_for_less_than_four_seconds_stays():
+    world = cluster(2)
+    (wire,) = world.hosts["a"].process.wires.values()
+    world.partition("b")
+    world.run(2.9)
+    world.heal()
+    world.run(3)
+    assert list(world.hosts["a"].process.wires.values()) == [wire]
+    assert is_agreed(world)
+
+
+def test_a_file_that_never_comes_holds_up_no_other_task():
+    world = cluster(2)
+    file = File("data", "%064x" % 1, 10, 0o644)
+    world.add("b", 2, "1 0", files=(file,), concurrency=False)
+    world.run(0.05)  # a has the tasks, and has just begun to ask for the file
+    world.kill("b")
+    ticket = world.add("a", 2, "1 0")
+    world.run(12)
+    others = world.ledger.promises.acks[ticket].keys
+    assert [begun(world, key) for key in others] == [["a"], ["a"]]
+    runs = [len(r.runs) for r in world.node("a").queue.records.values()]
+    assert max(runs) <= 6  # handed back at 0, 1, 3, 7 s, ... after the first
+    world.start("b")
+    finish(world)
+
+
+def test_a_file_that_is_long_under_way_is_waited_for():
+    world = cluster(2)
+    file = File("data", "%064x" % 1, 10, 0o644)
+    alone = ("worker:tag a",)
+    ticket = world.add("b", 1, "1 0", files=(file,), conditions=alone)
+    world.hosts["b"].files.clear()  # as if it took 20 s
+    world.after(20, world.hosts["b"].files.add, file.digest)
+    world.run(19)
+    (key,) = world.ledger.promises.acks[ticket].keys
+    assert not begun(world, key)
+    world.run(2)
+    finish(world)
+    assert begun(world, key) == ["a"]

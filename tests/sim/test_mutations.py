@@ -119,6 +119,10 @@ def _slice_by_slice(self: Any, ticket: int, bulk: Any, keys: List[str]) -> None:
     self.durable.persist(keys, lambda error: None)
 
 
+def _note_nothing(self: Any, now: float) -> None:
+    """A link that dropped out goes on as if nothing had been."""
+
+
 ANSWER_GRANT = hands.Hands._answer_grant
 TOUCH = replica.Replica.touch
 PERSIST = durable.Durable.persist
@@ -137,7 +141,7 @@ MUTATIONS: Dict[str, Mutation] = {
         *(mesh.Mesh, "is_frozen", _never),
         (
             36,
-            "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
+            117,
         ),
     ),
     "a coordinator doesn't wait until all follow it": Mutation(
@@ -251,7 +255,21 @@ MUTATIONS: Dict[str, Mutation] = {
         *(replica.Replica, "touch", _told_to_one),
         (
             1,
-            6,
+            21,
+        ),
+    ),
+    "a link that dropped out counts again": Mutation(
+        *(mesh.Link, "note_doubt", _note_nothing),
+        (
+            5121,
+            "a_link_that_comes_back_late_counts_only_when_it_has_begun_anew",
+        ),
+    ),
+    "a file that never comes is waited for": Mutation(
+        *(room, "FILE_S", 1e9),
+        (
+            244,
+            "a_file_that_never_comes_holds_up_no_other_task",
         ),
     ),
     "the slices of an add come to life one by one": Mutation(
