@@ -59,7 +59,7 @@ from effects import (
     WantFile,
     Written,
 )
-from hands import PAUSED, Hands
+from hands import FILE_S, NO_FILE, PAUSED, Hands
 from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
 from record import Malformed, Phase, Record, canonical, encode, run_order
 from taskqueue import Queue
@@ -126,6 +126,7 @@ class GhostNode:
         self._is_asked = False
         self._bye_at: Optional[float] = None
         self._is_over = False
+        self._held_since: Dict[str, float] = {}  # run -> when it began to lack a file
 
     # --- the two verbs ------------------------------------------------------------
 
@@ -139,6 +140,7 @@ class GhostNode:
         """Do what is due; give it and the time of the next call, if any is needed."""
         self._wake(now)
         self._watch_link()
+        self._give_back_late()
         if self._look_at is not None and now >= self._look_at:
             self._look_at = None
             self._ask()
@@ -156,7 +158,7 @@ class GhostNode:
         self._seen = now
         if self.peer and gap > PAUSE_S:
             # Stopped for a while: what the link still holds is out of date (DESIGN 7).
-            self.hands.give_back_held(PAUSED)
+            self.hands.give_back(list(self.hands.held), PAUSED)
             self._leave("closing")
 
     def _turn(self) -> List[Effect]:
@@ -180,6 +182,7 @@ class GhostNode:
         if self.peer:
             times += [self._beat_at, self._heard_at + DEAD_S]
             times += [sent.due for sent in self._sent.values()]
+        times += [since + FILE_S for since in self._held_since.values()]
         return min((t for t in times if t is not None), default=None)
 
     # --- start and stop -----------------------------------------------------------
@@ -236,6 +239,13 @@ class GhostNode:
         for file in missing:
             self.emit(WantFile(file.digest, file.size, self.peer))
         return not missing
+
+    def _give_back_late(self) -> None:
+        """Hand back the grants whose files don't come (as room.py does)."""
+        held, known = self.hands.held, self._held_since
+        self._held_since = {run: known.get(run, self.now) for run in sorted(held)}
+        late = [r for r, at in self._held_since.items() if self.now >= at + FILE_S]
+        self.hands.give_back(late, NO_FILE)
 
     def _send_records(self) -> None:
         while self._to_send:

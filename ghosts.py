@@ -31,6 +31,7 @@ from coordinator import is_own_grant
 from decoding import decode
 from effects import CloseLink, GhostUp, Log
 from facts import Facts, check_ghost, check_offer
+from hands import FILE_S
 from mesh import GONE_EOF_S, GONE_SILENT_S, MISSING_S
 from record import UNFINISHED, Malformed, Phase, Record, encode, split_key
 from workers import Worker
@@ -63,6 +64,7 @@ class Ghosts:
         self.own: Dict[str, Attached] = {}  # writer -> the link it has attached over
         self.known: Dict[str, Facts] = {}  # writer -> the newest facts
         self.waiting: Dict[str, str] = {}  # grants that may not go out -> tasks
+        self._waits_since: Dict[str, float] = {}  # the same, for a file
         self.present: Set[str] = set()  # writers
         self._left_at: Dict[str, float] = {}  # writer -> when it was present last
         self._news: Dict[str, Dict[str, None]] = {}  # peer -> writers to tell of
@@ -88,7 +90,7 @@ class Ghosts:
         for run_key, key in list(self.waiting.items()):
             record = self.queue.records.get(key)
             if record is None or record.runs[run_key].worker == link.writer:
-                del self.waiting[run_key]
+                self._stop_waiting(run_key)
         if self.own.get(link.writer) is link:
             del self.own[link.writer]
             is_dead = why in ("eof", "stopping")
@@ -212,13 +214,22 @@ class Ghosts:
 
     def look_at_waiting(self) -> None:
         """Try again to send the grants that wait for a copy or a file."""
-        for key in self.waiting.values():
+        for run_key, key in list(self.waiting.items()):
             record = self.queue.records.get(key)
             if record is not None:
                 self.note(record, gone=False)
+            else:
+                self._stop_waiting(run_key)
+
+    def _stop_waiting(self, run_key: str) -> None:
+        self.waiting.pop(run_key, None)
+        self._waits_since.pop(run_key, None)
 
     def flush(self, now: float) -> None:
         """Tell each ghost what changed for it."""
+        late = [r for r, at in self._waits_since.items() if now >= at + FILE_S]
+        if late:
+            self.look_at_waiting()
         for link in list(self.own.values()):
             while link.to_tell:
                 self._send_records(link, now)
@@ -248,14 +259,18 @@ class Ghosts:
         room = self.node.room
         for run_key, run in record.runs.items():
             if run.worker != link.writer or run.phase is not Phase.GRANTED:
-                self.waiting.pop(run_key, None)
+                self._stop_waiting(run_key)
                 continue
             is_own = is_own_grant(run_key, self.mesh.writer)
             may_go = not is_own or room.is_copied(record.key, run_key, now)
-            if record.state in UNFINISHED and not (may_go and room.has_files(record)):
+            if may_go and not room.has_files(record):
+                # Then it goes all the same: the ghost hands it back, or gets the file.
+                since = self._waits_since.setdefault(run_key, now)
+                may_go = now >= since + FILE_S
+            if record.state in UNFINISHED and not may_go:
                 self.waiting[run_key] = record.key
                 return True
-            self.waiting.pop(run_key, None)
+            self._stop_waiting(run_key)
         return False
 
     def _tell_purged(self, link: Attached, keys: List[str]) -> None:
@@ -295,9 +310,10 @@ class Ghosts:
 
     def deadline(self) -> Optional[float]:
         """Give the time when something is due here."""
-        if self._idle_since is None or not self._asked["on"]:
-            return None
-        return self._idle_since + OFF_S
+        times = [since + FILE_S for since in self._waits_since.values()]
+        if self._idle_since is not None and self._asked["on"]:
+            times.append(self._idle_since + OFF_S)
+        return min(times, default=None)
 
     # --- facts, of all ghosts -----------------------------------------------------
 

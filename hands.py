@@ -27,6 +27,9 @@ from taskqueue import Queue
 
 KILL_GRACE_S = 5.0  # between TERM and KILL (D13)
 STOP_GRACE_S = 1.0  # the same when the node stops: all is over within 2 s
+# Grants wait for a file so long, all in all: 150 MiB on a LAN. If who had it is gone,
+# it may never come; and what is granted takes cores, or the whole node (L2).
+FILE_S = 5.0
 HANDED_BACK = "handed back"
 DELETED = "deleted"
 DUPLICATE = "a duplicate: the same task runs elsewhere, and began earlier"

@@ -31,7 +31,7 @@ from typing import (
 
 from coordinator import is_own_grant
 from effects import Check, Cores, Drain, Effect, Facts, Identity, Tags, WantFile
-from hands import NO_FILE, Hands
+from hands import FILE_S, NO_FILE, Hands
 from matching import Matcher
 from mesh import Mesh
 from record import UNFINISHED, Record
@@ -40,9 +40,6 @@ from workers import Worker
 
 FACTS_S = 1.0  # what a worker said of its room is believed this long
 COPY_S = 3.0  # a grant to oneself waits this long for a second copy
-# Grants wait for a file so long, all in all: 150 MiB on a LAN. If who had it is gone,
-# it may never come; and what is granted takes cores, or the whole node (L2).
-FILE_S = 5.0
 FILE_FORGET_S = 3600.0  # then it may hold up grants once more
 FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 CLAIRVOYANT = "clairvoyant"  # the tag of a comrade that has ghosts
