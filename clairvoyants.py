@@ -25,7 +25,8 @@ addresses are bounded, those that the user gave stay.
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 FIND_S = 1.0  # answers to a question on the LAN take 1 ms; two questions fit
-SPREAD_S = 1.5  # ghosts of a lost clairvoyant come to the next within this
+SPREAD_S = 1.0  # ghosts of a lost clairvoyant come to the next within this
+REDIAL_S = 1.0  # the lost one has this long to answer: it may only be stuck
 AGAIN_S = 0.3  # a busy comrade is tried again after so long, and up to twice as long
 BUSY_TRIES = 8  # then the next one has its turn
 ROUND_FIRST_S, ROUND_MOST_S = 0.5, 10.0  # between two rounds through the list
@@ -58,6 +59,7 @@ class Clairvoyants:
         self._rounds = 0
         self._up_at = 0.0
         self._quick = 0  # links in a row that didn't hold
+        self._lost = ""  # the clairvoyant that was lost last
         if self.home:
             self.known[self.home] = True
 
@@ -94,6 +96,11 @@ class Clairvoyants:
     def is_looking(self) -> bool:
         """Say whether the first choice isn't made yet."""
         return self._choose_at is not None
+
+    @property
+    def patience(self) -> Optional[float]:
+        """Seconds that the dial under way may take; None: as long as any."""
+        return REDIAL_S if self.dialling == self._lost else None
 
     # --- what happens -------------------------------------------------------------
 
@@ -159,6 +166,7 @@ class Clairvoyants:
     def on_lost(self, now: float, is_closing: bool = False) -> None:
         """The clairvoyant is lost: find another; not that one, if it is stopping."""
         lost, self.at = self.at, ""
+        self._lost = lost
         others = [a for a in in_order(self.known) if a not in (lost, self.home)]
         line = (
             [self.home] if self.home and not (is_closing and lost == self.home) else []

@@ -113,6 +113,7 @@ class Ghost:
         self._tickets = 0
         self._dialled: Optional[net.Link] = None
         self._dials = 0
+        self._dial_by: Optional[float] = None
         self._probes: Dict[socket.socket, str] = {}
         self._probe_by = 0.0
         self._beacons: Optional[discovery.Discovery] = None
@@ -243,6 +244,10 @@ class Ghost:
         times += self._look_around(now)
         for link in self._all_links():
             times.append(link.tick(now))
+        if self._dialled is not None and self._dial_by is not None:
+            times.append(self._dial_by)
+            if now >= self._dial_by:
+                self._dialled.close(End.SILENT)
         self._sweep_links()
         for link in self._all_links():
             self._watch(link)
@@ -349,6 +354,8 @@ class Ghost:
         own = self.config.address if self.config.address_is_given else ""
         link = net.dial(effect.address, self.config.port, shake, clock(), own)
         self._dialled = link
+        patience = self.choice.patience
+        self._dial_by = None if patience is None else clock() + patience
         if link.ended is None:
             fd = link.fileno()
             link.release = lambda: self.unwatch(fd)

@@ -162,10 +162,10 @@ class Node:
         self.room.expire(now)
         self.hands.look_again()
         self.queue.changed.clear()
+        self.ghosts.flush(now)  # Before: what it waits for is a copy yet to be sent.
         self._is_sending = self.replica.flush()
         self.mesh.gossip(self.replica.may_gossip)
         self.ghosts.gossip(self.replica.may_gossip)
-        self.ghosts.flush(now)
         self.durable.flush(now)
         if self.hands.is_stopping:
             self._end_stop(now)
