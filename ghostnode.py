@@ -13,17 +13,14 @@ grant is one), and sends back each that it changes. At a new link it first sends
 that it holds, small outputs ahead of the ends that name them, then ATTACH; so whoever
 becomes its clairvoyant knows what is going on here before it tells anybody.
 
-Each frame of records is numbered; GOT says that it is merged, STORED that it is durable
-(D10). Only then is an end forgotten, here and on this disk. A frame that isn't
-answered within ANSWER_S, or a second's heartbeats that are not for DEAD_S: the
-clairvoyant is lost, whatever TCP says, and the next one has its turn.
+A heartbeat goes each second. If nothing is heard for DEAD_S, or a frame isn't answered
+in time (reports.py), the clairvoyant is lost, whatever TCP says, and the next one has
+its turn.
 
 Invariants.
 D2  A run starts once (hands.py). A grant of an older term than the newest known is
     handed back.
 D4  Nothing that runs is stopped because a clairvoyant is gone.
-D12 What has ended stays on this disk until a comrade has acknowledged it; so it
-    survives this process, and is told by the next.
 """
 
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
@@ -45,10 +42,8 @@ from effects import (
     LinkUp,
     Log,
     Message,
-    Persist,
     Probe,
     Probed,
-    Push,
     RunEnded,
     RunRefused,
     RunStarted,
@@ -61,22 +56,13 @@ from effects import (
 )
 from hands import FILE_S, NO_FILE, PAUSED, Hands
 from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
-from record import Malformed, Phase, Record, canonical, encode, run_order
+from record import Malformed, Record, run_order
+from reports import Reports, Sent
 from taskqueue import Queue
 
-ANSWER_S = 5.0  # a request is answered within this, or the clairvoyant is lost (seed)
 LOOK_S = 1.0  # while a task waits somewhere, what is free here is looked at so often
-AGAIN_S = 2.0  # a comrade that couldn't store an end is asked again
 BYE_WAIT_S = 0.5  # all is handed back: the clairvoyant gets it so long
-FRAME_BYTES = 262144  # of records, about
-SMALL_OUTPUT_BYTES = 65536  # pushed ahead of the end; larger ones stay here
 FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
-
-
-class Sent(Dict[str, int]):
-    """A frame of records under way: the hash of each; and when an answer is due."""
-
-    due = 0.0
 
 
 class GhostNode:
@@ -95,6 +81,7 @@ class GhostNode:
         self._effects: List[Effect] = []
         self.queue = Queue(self._on_change)
         self.hands = Hands(self.queue, me.writer, self.emit, self._may_start)
+        self.reports = Reports(self.queue, self.hands, me.writer, self.emit)
         self.choice = choice
         self.files: Set[str] = set()
         self.tags = set(tags)
@@ -109,16 +96,6 @@ class GhostNode:
         self._former: List[str] = []
         self._heard_at = self._beat_at = 0.0
         self._seen: Optional[float] = None
-        self._numbers = 0
-        self._sent: Dict[int, Sent] = {}
-        self._attach = 0  # the number of ATTACH, until it is answered
-        self._to_send: Dict[str, None] = {}
-        self._again_at: Optional[float] = None
-        self._stored: Dict[str, int] = {}  # what may be forgotten once it doesn't run
-        self._unsaved: Dict[str, None] = {}  # keys that the disk doesn't have as here
-        self._on_disk: Set[str] = set()
-        self._batches: Dict[int, List[str]] = {}
-        self._seq = 0
         self._told: Dict[str, Any] = {}  # what was offered last
         self._wanted: List[str] = []  # conditions to look at
         self._is_watching = False
@@ -164,24 +141,23 @@ class GhostNode:
     def _turn(self) -> List[Effect]:
         self.hands.look_again()
         self.queue.changed.clear()
-        self._forget()
-        if self._again_at is not None and self.now >= self._again_at:
-            self._again_at = None
-            self._to_send.update(dict.fromkeys(self._on_disk))
+        self.reports.flush(self.now)
         if self.peer:
-            self._send_records()
             self._tell_offer()
-        self._save()
         if self.hands.is_stopping:
             self._end_stop()
         effects, self._effects = self._effects, []
         return effects
 
     def _deadline(self) -> Optional[float]:
-        times = [self.choice.deadline(), self._look_at, self._bye_at, self._again_at]
+        times = [
+            self.choice.deadline(),
+            self._look_at,
+            self._bye_at,
+            self.reports.deadline(),
+        ]
         if self.peer:
             times += [self._beat_at, self._heard_at + DEAD_S]
-            times += [sent.due for sent in self._sent.values()]
         times += [since + FILE_S for since in self._held_since.values()]
         return min((t for t in times if t is not None), default=None)
 
@@ -190,12 +166,8 @@ class GhostNode:
     def load(self, rows: Iterable[Any], former: Iterable[str]) -> None:
         """Take the ends that former processes couldn't tell anybody."""
         self._former = list(former)
-        for wire in rows:
-            record = self.queue.merge(wire)
-            if record is not None:
-                self._on_disk.add(record.key)
+        self.reports.load(rows, self._former)
         self.queue.changed.clear()
-        self._unsaved.clear()
 
     def begin(
         self, given: Iterable[str], remembered: Iterable[str], now: float
@@ -213,12 +185,11 @@ class GhostNode:
 
     def _end_stop(self) -> None:
         """Say good-bye once all is handed back, on disk and told."""
-        if self._is_over or self.hands.mine or self._batches:
+        if self._is_over or self.hands.mine or not self.reports.is_clean():
             return
         if self._bye_at is None:
             self._bye_at = self.now + BYE_WAIT_S
-        is_told = not self.peer or not (self._sent or self._to_send)
-        if is_told or self.now >= self._bye_at:
+        if self.reports.is_told() or self.now >= self._bye_at:
             self._is_over, self._bye_at = True, None
             if self.peer:
                 self.emit(Send(self.peer, "BYE", {"why": "stopping"}))
@@ -227,12 +198,9 @@ class GhostNode:
     # --- records ------------------------------------------------------------------
 
     def _on_change(self, record: Record, old: Any, new: Any) -> None:
-        if new is None:
-            self._to_send.pop(record.key, None)
-        else:
+        if new is not None:
             self.hands.to_look.add(record.key)
-            self._to_send[record.key] = None
-        self._unsaved[record.key] = None
+        self.reports.note(record, gone=new is None)
 
     def _may_start(self, record: Record, run_key: str) -> bool:
         missing = [f for f in record.needs.files if f.digest not in self.files]
@@ -247,85 +215,8 @@ class GhostNode:
         late = [r for r, at in self._held_since.items() if self.now >= at + FILE_S]
         self.hands.give_back(late, NO_FILE)
 
-    def _send_records(self) -> None:
-        while self._to_send:
-            wires, sent, size, store = [], Sent(), 0, False
-            while self._to_send and size < FRAME_BYTES:
-                key = next(iter(self._to_send))
-                del self._to_send[key]
-                record = self.queue.records[key]
-                store = self._push_outputs(record) or store
-                wires.append(encode(record))
-                sent[key] = record.digest
-                size += 200 + len(record.command) + 200 * len(record.runs)
-            self._number("RECORDS", {"r": wires, "store": store}, sent)
-
-    def _number(self, kind: str, fields: Dict[str, Any], sent: Sent) -> int:
-        self._numbers += 1
-        sent.due = self.now + ANSWER_S
-        self._sent[self._numbers] = sent
-        self.emit(Send(self.peer, kind, dict(fields, n=self._numbers)))
-        return self._numbers
-
-    def _push_outputs(self, record: Record) -> bool:
-        """Send what ended runs of ours printed, if it is little; say if any ended."""
-        ended = self._ends(record)
-        for run_key in ended:
-            for which in ("out", "err"):
-                size, digest = record.runs[run_key].detail.get(which, (0, ""))
-                if digest and size <= SMALL_OUTPUT_BYTES:
-                    self.emit(Push(self.peer, digest))
-        return bool(ended)
-
-    def _ends(self, record: Record) -> List[str]:
-        """Give the runs of this ghost, or of its former processes, that have ended."""
-        ours = {self.me.writer, *self._former}
-        return [
-            run_key
-            for run_key, run in sorted(record.runs.items())
-            if run.phase is Phase.ENDED and run.worker in ours
-        ]
-
-    def _forget(self) -> None:
-        """Drop the records that are of no use here any more."""
-        for key, digest in list(self._stored.items()):
-            record = self.queue.records.get(key)
-            if record is None or record.digest != digest:
-                del self._stored[key]  # it goes on: another answer will come
-            elif not self._is_needed(record):
-                del self._stored[key]
-                self.queue.forget([key])
-
-    def _is_needed(self, record: Record) -> bool:
-        hands = self.hands
-        return record.key in hands.mine.values() or record.key in hands.held.values()
-
-    def _save(self) -> None:
-        """Keep on disk what has ended and isn't acknowledged."""
-        if not self._unsaved:
-            return
-        rows: List[Tuple[str, Optional[bytes]]] = []
-        for key in self._unsaved:
-            record = self.queue.records.get(key)
-            if record is not None and self._ends(record):
-                rows.append((key, canonical(encode(record))))
-                self._on_disk.add(key)
-            elif key in self._on_disk:
-                rows.append((key, None))
-                self._on_disk.discard(key)
-        self._unsaved.clear()
-        if rows:
-            self._seq += 1
-            self._batches[self._seq] = [key for key, _ in rows]
-            self.emit(Persist(self._seq, rows, {}))
-
     def _on_written(self, message: Written) -> None:
-        keys = self._batches.pop(message.seq)
-        if message.error:
-            self.emit(Log(message.error))
-            if not self.hands.is_stopping:
-                self._unsaved.update(dict.fromkeys(keys))
-                self._again_at = self._again_at or self.now + AGAIN_S
+        self.reports.on_written(message, self.now)
 
     # --- the link -----------------------------------------------------------------
 
@@ -347,12 +238,8 @@ class GhostNode:
         self.peer, self.clairvoyant = message.peer, ""
         self._heard_at = self._beat_at = self.now
         self._session += 1
-        self._sent.clear()
-        self._stored.clear()
-        self._again_at = None
         self._told = self.offer_now()
-        self._to_send = dict.fromkeys(sorted(self.queue.records))
-        self._send_records()
+        self.reports.on_link(self.peer, self.now)
         runs = [
             [record.key, run_key]
             for record in self.queue.records.values()
@@ -361,7 +248,7 @@ class GhostNode:
         ]
         fields = {"session": self._session, "term": self.hands.term, "runs": runs}
         fields.update(former=self._former, offer=self._told)
-        self._attach = self._number("ATTACH", fields, Sent())
+        self.reports.number("ATTACH", fields, Sent(), self.now)
 
     def _on_link_lost(self, message: LinkLost) -> None:
         if message.peer == self.peer:
@@ -370,7 +257,7 @@ class GhostNode:
     def _lose(self, is_closing: bool) -> None:
         self.peer = self.clairvoyant = ""
         self._is_watching = False
-        self._sent.clear()
+        self.reports.on_link_lost()
         self.choice.on_lost(self.now, is_closing)
 
     def _leave(self, why: str) -> None:
@@ -386,8 +273,8 @@ class GhostNode:
         if self.now >= self._beat_at:
             self._beat_at = self.now + HEARTBEAT_S
             self.emit(Send(self.peer, "HEARTBEAT", {"n": 0, "heard": 0, "root": ""}))
-        late = [n for n, sent in self._sent.items() if self.now >= sent.due]
-        if late or self.now - self._heard_at >= DEAD_S:
+        is_silent = self.now - self._heard_at >= DEAD_S
+        if is_silent or self.reports.is_late(self.now):
             self.emit(Log("no answer of the clairvoyant; on to the next"))
             self._leave("closing")
 
@@ -407,18 +294,13 @@ class GhostNode:
         pass  # it is heard
 
     def _on_comrades(self, fields: Dict[str, Any]) -> None:
-        self._answered(fields["n"])
+        self.reports.on_answered(fields["n"])
         self._learn_term(fields)
         self.clairvoyant = str(fields["name"])
         self.choice.learn(str(address) for address in fields["addresses"])
 
     def _learn_term(self, fields: Dict[str, Any]) -> None:
         self.hands.term = max(self.hands.term, int(fields["term"]))
-
-    def _answered(self, n: int) -> Optional[Sent]:
-        if n == self._attach:
-            self._attach = 0
-        return self._sent.pop(n, None)
 
     def _on_records(self, fields: Dict[str, Any]) -> None:
         self._learn_term(fields)
@@ -428,31 +310,13 @@ class GhostNode:
             if record is None:
                 raise Malformed("a record")
             if before is None:  # Just so it was sent: nothing is to be told.
-                self._to_send.pop(record.key, None)
-                self._stored[record.key] = record.digest
+                self.reports.on_told(record)
 
     def _on_got(self, fields: Dict[str, Any]) -> None:
-        sent = self._sent.get(fields["n"])
-        if sent is None:
-            return
-        sent.due = float("inf")  # merged; durable is another matter, and may take long
-        done = {key: digest for key, digest in sent.items() if not self._has_end(key)}
-        self._stored.update(done)
-        if len(done) == len(sent):
-            del self._sent[fields["n"]]
-
-    def _has_end(self, key: str) -> bool:
-        record = self.queue.records.get(key)
-        return record is not None and bool(self._ends(record))
+        self.reports.on_got(fields["n"])
 
     def _on_stored(self, fields: Dict[str, Any]) -> None:
-        sent = self._sent.pop(fields["n"], None)
-        if sent is None:
-            return
-        if fields["ok"]:
-            self._stored.update(sent)
-        else:
-            self._again_at = self.now + AGAIN_S
+        self.reports.on_stored(fields["n"], fields["ok"], self.now)
 
     def _on_purged(self, fields: Dict[str, Any]) -> None:
         for writer, intervals in fields["w"].items():

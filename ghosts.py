@@ -1,8 +1,7 @@
-"""The ghosts of a cluster, as a comrade knows them: who is where, what each is told.
+"""The ghosts of a comrade: what they tell it, and what it tells them.
 
 Reason for this file beside peers.py: a ghost is no member: it has no queue, no vote and
-one link. What a clairvoyant does for its ghosts, and what all others know of them, is a
-concern of its own.
+one link. What a clairvoyant does for its ghosts is a concern of its own.
 
 Rules. Pure (D6). Knows links of ghosts by name (`GhostUp.peer`); how their frames come
 to this process is the relay's. A ghost's id is its writer: started anew, it is another.
@@ -12,10 +11,7 @@ ATTACH. From then on it is told of each record with a run of its writer that cha
 (a new grant among them), and sends those that it changes itself. Both merge what they
 get: the protocol is replication of a part of the queue, nothing more.
 
-What a ghost offers is gossiped in GHOST, written by its clairvoyant alone: the
-greatest (session, seq) counts, where the ghost counts its sessions, one each ATTACH. A
-ghost is *present* while its newest facts say that it is attached and its clairvoyant is
-in the component: then it is a worker like any other.
+What it offers is gossiped (whereabouts.py), and so it is a worker to all.
 
 Invariants.
 D2  A grant of this process to a ghost of its own goes out only when another comrade has
@@ -25,21 +21,20 @@ D12 A ghost whose link ended with EOF, or that said that it stops, is dead. One 
     away otherwise, or whose clairvoyant is gone, has GONE_SILENT_S to turn up again.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
 from coordinator import is_own_grant
 from decoding import decode
 from effects import CloseLink, GhostUp, Log
 from facts import Facts, check_ghost, check_offer
 from hands import FILE_S
-from mesh import GONE_EOF_S, GONE_SILENT_S, MISSING_S
+from mesh import GONE_EOF_S
 from record import UNFINISHED, Malformed, Phase, Record, encode, split_key
-from workers import Worker
+from whereabouts import Whereabouts
 
 if TYPE_CHECKING:  # The node makes its Ghosts; only the hint looks back.
     from node import Node
 
-GHOSTS_MAX = 1000  # known at once, attached here or elsewhere
 OFF_S = 5.0  # nothing waits for so long: ghosts are no longer asked what they have
 FRAME_BYTES = 262144  # of records in one frame to a ghost, about
 RUNS_TOLD = 10000  # of a ghost, in one ATTACH
@@ -62,13 +57,9 @@ class Ghosts:
         self.mesh = node.mesh
         self.links: Dict[str, Attached] = {}  # by the link's name
         self.own: Dict[str, Attached] = {}  # writer -> the link it has attached over
-        self.known: Dict[str, Facts] = {}  # writer -> the newest facts
+        self.where = Whereabouts(node)
         self.waiting: Dict[str, str] = {}  # grants that may not go out -> tasks
         self._waits_since: Dict[str, float] = {}  # the same, for a file
-        self.present: Set[str] = set()  # writers
-        self._left_at: Dict[str, float] = {}  # writer -> when it was present last
-        self._news: Dict[str, Dict[str, None]] = {}  # peer -> writers to tell of
-        self._component: Set[str] = set()  # as `look_around` saw it
         self._asked: Dict[str, Any] = {"conditions": [], "on": False}
         self._idle_since: Optional[float] = None
         self._addresses: List[str] = []  # as ghosts were told
@@ -97,7 +88,7 @@ class Ghosts:
             if is_dead:
                 at = now if why == "eof" else now - GONE_EOF_S
                 self.mesh.deaths.ghosts[link.writer] = at
-            self._author(link.writer, now, state="dead" if is_dead else "away")
+            self.where.author(link.writer, now, state="dead" if is_dead else "away")
             self._tag()
 
     def close(self, peer: str, why: str, now: float) -> None:
@@ -133,10 +124,10 @@ class Ghosts:
         self.mesh.learn_term(term)
         for writer in former:  # Its process killed all that they ran (DESIGN 4).
             self.mesh.deaths.ghosts[writer] = now - GONE_EOF_S
-            if writer in self.known:
-                self._author(writer, now, state="replaced")
+            if writer in self.where.known:
+                self.where.author(writer, now, state="replaced")
         self.own[link.writer] = link
-        self._author(link.writer, now, session=session, state="here", offer=offer)
+        self.where.author(link.writer, now, session=session, state="here", offer=offer)
         for run_key, (writer, key) in self.node.coordinator.living.items():
             if writer == link.writer and run_key not in runs:
                 link.to_tell[key] = None
@@ -187,7 +178,7 @@ class Ghosts:
     def on_offer(self, link: Attached, fields: Facts, now: float) -> None:
         if self.own.get(link.writer) is link:
             offer = check_offer(fields["offer"])
-            self._author(link.writer, now, state="here", offer=offer)
+            self.where.author(link.writer, now, state="here", offer=offer)
 
     def on_alive_answer(self, link: Attached, fields: Facts, now: float) -> None:
         self.node.peers.answer_alive(
@@ -315,29 +306,14 @@ class Ghosts:
             times.append(self._idle_since + OFF_S)
         return min(times, default=None)
 
-    # --- facts, of all ghosts -----------------------------------------------------
-
-    def _author(self, writer: str, now: float, **changed: Any) -> None:
-        """Write facts of a ghost, as its clairvoyant; they are gossiped."""
-        known = self.known.get(writer)
-        facts: Facts = dict(
-            known or {"id": writer, "seq": 0, "session": 0, "offer": {}}
-        )
-        facts.update(changed)
-        facts["at"] = self.mesh.node_id
-        if facts != known:
-            facts["seq"] += 1
-            self._take(facts, "", now)
+    # --- news from other comrades -------------------------------------------------
 
     def on_ghost(self, source: str, facts: Facts, now: float) -> None:
         """Take facts of a ghost from a peer; pass them on if they are news."""
         check_ghost(facts)
+        if not self.where.are_news(facts):
+            return
         writer = str(facts["id"])
-        known = self.known.get(writer)
-        if known is not None and _age(facts) <= _age(known):
-            return
-        if known is None and len(self.known) >= GHOSTS_MAX:
-            return
         link = self.own.get(writer)
         if facts["at"] == self.mesh.node_id and facts["state"] == "here":
             # It was attached to a former process of this node, and hasn't come back.
@@ -347,100 +323,13 @@ class Ghosts:
             self.node.emit(CloseLink(link.peer, "moved"))
             del self.links[link.peer], self.own[writer]
             self._tag()
-        self._take(facts, source, now)
-
-    def _take(self, facts: Facts, source: str, now: float) -> None:
-        writer = facts["id"]
-        self.known[writer] = facts
-        for peer, news in self._news.items():
-            if peer != source:
-                news[writer] = None
-        if facts["state"] == "here":
-            self.mesh.deaths.ghosts.pop(writer, None)
-        elif facts["state"] in ("dead", "replaced"):
-            self.mesh.deaths.ghosts.setdefault(writer, now)
-        self._place(writer, now)
-
-    def on_link(self, peer: str) -> None:
-        """A new link to a comrade: it is told of all ghosts."""
-        self._news[peer] = dict.fromkeys(sorted(self.known))
-
-    def on_link_lost(self, peer: str) -> None:
-        """A link to a comrade is gone."""
-        self._news.pop(peer, None)
-
-    def gossip(self, may_send: Callable[[str], bool]) -> None:
-        """Send news of ghosts on each link that has nothing more urgent to send."""
-        for peer, news in sorted(self._news.items()):
-            if news and may_send(peer):
-                for writer in news:
-                    if writer in self.known:
-                        self.node.send(peer, "GHOST", self.known[writer])
-                news.clear()
-
-    # --- who is present -----------------------------------------------------------
-
-    def look_around(self, now: float) -> None:
-        """Find out anew who is present if the component changed."""
-        if self.mesh.component != self._component:
-            self._component = self.mesh.component
-            for writer in sorted(self.known):
-                self._place(writer, now)
-
-    def forget(self, now: float) -> None:
-        """Drop who was away for so long, or has come back as another."""
-        for writer, left in list(self._left_at.items()):
-            is_replaced = self.known[writer]["state"] == "replaced"
-            if now - left >= MISSING_S or (is_replaced and now - left >= OFF_S):
-                del self._left_at[writer], self.known[writer]
-
-    def _place(self, writer: str, now: float) -> None:
-        """Let a ghost be a worker, or not."""
-        facts = self.known[writer]
-        if facts["state"] == "here" and facts["at"] in self.mesh.component:
-            self.present.add(writer)
-            self._left_at.pop(writer, None)
-            self._employ(writer, facts["offer"])
-        else:
-            self.present.discard(writer)
-            self._left_at.setdefault(writer, now)
-            self.node.matcher.detach(writer)
-
-    def _employ(self, writer: str, offer: Facts) -> None:
-        matcher = self.node.matcher
-        worker = matcher.workers.get(writer)
-        if worker is None:
-            worker = Worker(writer, "", 0, 0)
-            matcher.attach(worker)
-        worker.name = self.node.roster.ghost_name(writer)
-        worker.cores, worker.memory = offer["cores"], offer["memory"]
-        worker.free_memory, worker.free_disk = offer["free_memory"], offer["free_disk"]
-        worker.draining = offer["draining"]
-        matcher.facts(worker, frozenset(offer["holds"]))
-
-    def state_of(self, writer: str) -> str:
-        """Give the state of a ghost in a user's word; '' for who is none."""
-        facts = self.known.get(writer)
-        if facts is None or writer in self.present:
-            return "ready" if facts is not None else ""
-        may_come = facts["state"] in ("here", "away")
-        age = self.node.now - self._left_at[writer]
-        return "suspect" if may_come and age < GONE_SILENT_S else "lost"
-
-    def place_of(self, target: str) -> str:
-        """Give the node to send to, to reach a node or a ghost."""
-        facts = self.known.get(target)
-        return str(facts["at"]) if facts is not None else target
+        self.where.take(facts, source, now)
 
     def to_ghost(self, writer: str, kind: str, fields: Facts) -> None:
         """Send a frame to a ghost that is attached here."""
         link = self.own.get(writer)
         if link is not None:
             self.node.send(link.peer, kind, fields)
-
-
-def _age(facts: Facts) -> Any:
-    return (facts["session"], facts["seq"])
 
 
 GHOST_FRAMES: Dict[str, Callable[[Ghosts, Attached, Facts, float], None]] = {

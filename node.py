@@ -121,7 +121,7 @@ class Node:
         self.purge = Purge(self.queue)
         self.ghosts = Ghosts(self)
         self.peers = Peers(self)
-        self.roster = Roster(me, self.mesh, self.matcher, self.ghosts)
+        self.roster = Roster(me, self.mesh, self.matcher, self.ghosts.where)
         self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
         self._is_sending = self._is_moving = self._is_purging = False
         self._bye_at: Optional[float] = None
@@ -150,7 +150,7 @@ class Node:
 
     def _turn(self, now: float) -> List[Effect]:
         self.peers.look_around()
-        self.ghosts.look_around(now)
+        self.ghosts.where.look_around(now)
         self.matcher.waits.scan()
         self._is_moving = self.matcher.move()
         self.room.check(now)
@@ -165,7 +165,7 @@ class Node:
         self.ghosts.flush(now)  # Before: what it waits for is a copy yet to be sent.
         self._is_sending = self.replica.flush()
         self.mesh.gossip(self.replica.may_gossip)
-        self.ghosts.gossip(self.replica.may_gossip)
+        self.ghosts.where.gossip(self.replica.may_gossip)
         self.durable.flush(now)
         if self.hands.is_stopping:
             self._end_stop(now)
@@ -346,7 +346,7 @@ class Node:
 
     def _present(self) -> Set[str]:
         """Give the writers of the component: comrades and ghosts."""
-        return self.mesh.writers() | self.ghosts.present
+        return self.mesh.writers() | self.ghosts.where.present
 
     def _on_link_up(self, message: LinkUp, now: float) -> None:
         self.peers.on_up(message.peer, message.writer, now)

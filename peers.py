@@ -75,13 +75,13 @@ class Peers:
         self.mesh.on_link(peer, writer, now)
         self.replica.on_link(peer)
         self.node.durable.on_link(peer)
-        self.node.ghosts.on_link(peer)
+        self.node.ghosts.where.on_link(peer)
         self.mesh.refresh(now)
 
     def lose(self, peer: str, why: str, now: float) -> None:
         """End with a link."""
         self.replica.on_link_lost(peer)
-        self.node.ghosts.on_link_lost(peer)
+        self.node.ghosts.where.on_link_lost(peer)
         self.mesh.on_link_lost(peer, why, now)
         self.node.room.on_link_lost(peer)
         if not self.mesh.links:
@@ -126,7 +126,7 @@ class Peers:
 
     def route(self, target: str, kind: str, fields: Fields) -> None:
         """Send to a member or a ghost, over others if there is no link to it."""
-        place = self.node.ghosts.place_of(target)
+        place = self.node.ghosts.where.place_of(target)
         if place == self.mesh.node_id:
             self.node.ghosts.to_ghost(target, kind, dict(fields, origin=place))
             return
@@ -148,7 +148,7 @@ class Peers:
         self._component = self.mesh.component
         present = self.mesh.others()
         writers = {own, *(member.writer for member in present)}
-        writers |= self.node.ghosts.present
+        writers |= self.node.ghosts.where.present
         for writer in [w for w in matcher.workers if w not in writers]:
             matcher.detach(writer)
         for member in present:
@@ -320,7 +320,7 @@ class Peers:
             if fields["kind"] in ROUTED:
                 self.node.ghosts.to_ghost(fields["to"], fields["kind"], inner)
         elif fields["hops"] > 0:
-            hop = self.mesh.hop(self.node.ghosts.place_of(fields["to"]))
+            hop = self.mesh.hop(self.node.ghosts.where.place_of(fields["to"]))
             if hop is not None:
                 self.node.send(hop, "ROUTE", dict(fields, hops=fields["hops"] - 1))
 

@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from effects import Identity
 from facts import Facts
-from ghosts import Ghosts
 from matching import Matcher
 from mesh import Mesh
+from whereabouts import Whereabouts
 from workers import Worker
 
 
@@ -19,7 +19,7 @@ class Roster:
     """Who is there, in words and rows."""
 
     def __init__(
-        self, me: Identity, mesh: Mesh, matcher: Matcher, ghosts: Ghosts
+        self, me: Identity, mesh: Mesh, matcher: Matcher, ghosts: Whereabouts
     ) -> None:
         self.me = me
         self.mesh = mesh

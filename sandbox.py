@@ -233,6 +233,7 @@ class Sandbox:
             (watch, unwatch),
             Told(self._on_up, self._on_status, self._on_lost),
         )
+        self.keep_off = self._shells.keep_off  # a core that isn't for tasks
         self._runs: Dict[str, Run] = {}
         self._in: Dict[Keeper, Run] = {}  # what runs in a keeper
         self._events: List[Event] = []
@@ -329,10 +330,6 @@ class Sandbox:
             run.cause = run.cause or "its node stops"  # ends copying
             self._worker.do(functools.partial(self._places.remove, run.job.run))
         self._worker.close(self._unwatch)
-
-    def keep_off(self, core: Optional[int]) -> None:
-        """Let tasks use all cores but this one; None: all."""
-        self._shells.keep_off(core)
 
     def live_output(self, run: str, name: str) -> Optional[str]:
         """Return the file in which a run's `out` or `err` gathers while it runs."""

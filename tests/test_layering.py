@@ -18,8 +18,8 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
         "conditions record decoding taskqueue workers waits matching effects facts "
-        "mesh replica durable hands coordinator room ghosts roster adding purge peers "
-        "node clairvoyants ghostnode".split(),
+        "mesh replica durable hands coordinator room whereabouts ghosts roster adding "
+        "purge peers node clairvoyants reports ghostnode".split(),
         [],
     ),
     "points": (["points"], []),
@@ -76,13 +76,17 @@ MODULE_LINES_MAX = 500
 # Where the rule would make the code worse, and why.
 LONGER_MODULES = {
     "comrade": 700,  # the rim: one short method for each effect and answer
+    "ghost": 620,  # the same
     "verbs": 600,  # one function a utility; two files would only hide each other
 }
 LONGER_CLASSES = {
     "Comrade": 460,  # the same: many methods of a few lines, no decisions
+    "Ghost": 460,  # the same
+    "Node": 315,  # one method for each message, a line or two each
+    "GhostNode": 340,  # the same
     "Matcher": 380,  # one index: its parts make no sense without each other
     "Journal": 350,  # one connection, which only its own thread may touch
-    "Mesh": 310,  # membership is one set of rules over one set of facts
+    "Mesh": 315,  # membership is one set of rules over one set of facts
     "Links": 360,  # the same for what can happen between two links
 }
 MORE_ARGUMENTS = {"Sandbox.__init__": 9}  # seams one function wide (STYLE 10)
