@@ -61,7 +61,7 @@ import transfer  # noqa: E402
 import verbs  # noqa: E402
 import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
-from control import Acts, Control  # noqa: E402
+from control import Acts, Control, Fetch  # noqa: E402
 from loop import Loop  # noqa: E402
 from node import Node  # noqa: E402
 from process import (  # noqa: E402
@@ -260,6 +260,7 @@ class Comrade:
                 self.small,
                 clock,
                 self.log.write,
+                self._bring,
             ),
         )
         self.outputs = outputs.Outputs(
@@ -269,6 +270,10 @@ class Comrade:
                 self.aside, self.small, self.step, self._write_outputs, self.log.write
             ),
         )
+        self._open_control()
+
+    def _open_control(self) -> None:
+        config = self.config
         acts = Acts(
             self.step,
             self._keep,
@@ -522,10 +527,23 @@ class Comrade:
 
         self.aside(job, then)
 
-    def _fetch(self, ticket: int, size: int, digest: str) -> None:
-        self.outputs.fetch(
-            size, digest, lambda found: self.control.on_answer(ticket, found)
-        )
+    def _fetch(self, ticket: int, wanted: Fetch) -> None:
+        def answer(found: Any) -> None:
+            self.control.on_answer(ticket, found)
+
+        place = self.node.ghosts.place_of(wanted.worker)
+        at = outputs.At(place, wanted.worker) if place != wanted.worker else None
+        self.outputs.fetch(wanted.size, wanted.digest, answer, at)
+
+    def _bring(
+        self, ghost: str, digest: str, size: int, then: Callable[[bool], None]
+    ) -> bool:
+        """Get an output from a ghost into this node's files; False: it isn't ours."""
+        link = self.node.ghosts.own.get(ghost)
+        if link is not None:
+            self.shelf.make_room(size)
+            self.relay.fetch(link.peer, digest, size, then)
+        return link is not None
 
     def _run_marked_lines(self) -> None:
         """Run what the user wrote at the marked place in `leoronic`."""

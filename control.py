@@ -145,6 +145,7 @@ class Fetch(NamedTuple):
 
     size: int
     digest: str
+    worker: str  # the writer that ran the task
 
 
 class Until(NamedTuple):
@@ -170,7 +171,7 @@ class Acts(NamedTuple):
 
     step: Callable[[Message], None]
     keep: Callable[[int, Sequence[str]], None]  # answers through on_answer
-    fetch: Callable[[int, int, str], None]  # ticket, size, digest; the same
+    fetch: Callable[[int, Fetch], None]  # the same
     live_output: Callable[[str, str], Optional[str]]  # run, out|err -> path
     renames: Callable[[str, Sequence[str]], List[str]]  # warnings
     clock: Callable[[], float]
@@ -403,7 +404,7 @@ class Control:
             elif isinstance(on, Keep):
                 self.acts.keep(ticket, on.paths)
             elif isinstance(on, Fetch):
-                self.acts.fetch(ticket, on.size, on.digest)
+                self.acts.fetch(ticket, on)
 
     def ticket(self) -> int:
         """Give a number for what is asked of the node."""

@@ -383,7 +383,7 @@ def _get_output(ctl: Control, call: Call) -> Verb:
     if size == 0 or (size < 0 and _may_begin(ctl, run)):
         return
     if size > 0 and digest:
-        found = yield Fetch(size, digest)
+        found = yield Fetch(size, digest, run.worker)
     if isinstance(found, bytes):
         call.raw(found)
     elif found is not None:
