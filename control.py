@@ -65,6 +65,7 @@ USAGE = {
     ),
     "add_tasks": "leoronic_add_tasks_from_file FILE",
     "add_tasks_str": "leoronic_add_tasks_from_str STRING",
+    "add_tasks_text": "leoronic_add_tasks_from_file FILE",
     "del_task": "leoronic_del_task ID...",
     "get_queue": "leoronic_get_queue [--json|--csv] [STATE]",
     "get_output": "leoronic_get_output [--stderr] ID",
@@ -170,7 +171,7 @@ class Acts(NamedTuple):
     """What comrade.py does for this file (seams)."""
 
     step: Callable[[Message], None]
-    keep: Callable[[int, Sequence[str]], None]  # answers through on_answer
+    keep: Callable[["Call", int, Sequence[str]], None]  # answers through on_answer
     fetch: Callable[[int, Fetch], None]  # the same
     live_output: Callable[[str, str], Optional[str]]  # run, out|err -> path
     renames: Callable[[str, Sequence[str]], List[str]]  # warnings
@@ -402,7 +403,7 @@ class Control:
             if isinstance(on, Ask):
                 self.acts.step(on.message(ticket))
             elif isinstance(on, Keep):
-                self.acts.keep(ticket, on.paths)
+                self.acts.keep(waiting.call, ticket, on.paths)
             elif isinstance(on, Fetch):
                 self.acts.fetch(ticket, on)
 

@@ -163,7 +163,7 @@ class Desk:
             elif isinstance(effect, core.Stopped):
                 self.is_stopped = True
 
-    def keep(self, ticket: int, paths: Sequence[str]) -> None:
+    def keep(self, call: Call, ticket: int, paths: Sequence[str]) -> None:
         self.kept.append((ticket, paths))
         if not self.keeps_later:
             self.answer_keeps()
