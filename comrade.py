@@ -47,6 +47,7 @@ import signal  # noqa: E402
 import time  # noqa: E402
 from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
 
+import calls  # noqa: E402
 import discovery  # noqa: E402
 import effects as core  # noqa: E402
 import links  # noqa: E402
@@ -61,7 +62,7 @@ import transfer  # noqa: E402
 import verbs  # noqa: E402
 import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
-from control import Acts, Control  # noqa: E402
+from control import Acts, Call, Control, Fetch  # noqa: E402
 from loop import Loop  # noqa: E402
 from node import Node  # noqa: E402
 from process import (  # noqa: E402
@@ -193,7 +194,8 @@ class Comrade:
             self.config.program,
             relay_core() if has_core else None,
             relaying.Seams(
-                *(self.step, clock, self.loop.wake, keep, self.watch, self.unwatch),
+                *(self._hear_ghost, clock, self.loop.wake, keep),
+                *(self.watch, self.unwatch),
                 *(self.log.write, on_change),
             ),
         )
@@ -263,6 +265,7 @@ class Comrade:
                 self.small,
                 clock,
                 self.log.write,
+                self._bring,
             ),
         )
         self.outputs = outputs.Outputs(
@@ -272,6 +275,10 @@ class Comrade:
                 self.aside, self.small, self.step, self._write_outputs, self.log.write
             ),
         )
+        self._open_control()
+
+    def _open_control(self) -> None:
+        config = self.config
         acts = Acts(
             self.step,
             self._keep,
@@ -283,6 +290,13 @@ class Comrade:
             self.log.write,
         )
         self.control = Control(self.node, acts, verbs.VERBS)
+        self.calls = calls.Serving(
+            self.control,
+            calls.ServingSeams(
+                *(lambda peer: peer in self.relay, self.relay.send),
+                *(self.files.has, self._fetch_file),
+            ),
+        )
         self.port = ControlPort(
             self.config.home,
             self.watch,
@@ -345,6 +359,7 @@ class Comrade:
         version = self.node.queue.version
         has_changed, self._version = version != self._version, version
         times.append(self.control.tick(now, has_changed))
+        self.calls.flush()
         self._know_members()
         times += [self.relay.tick(now), self.links.tick(now)]
         self.port.flush()
@@ -427,6 +442,19 @@ class Comrade:
         """Carry out effects in order."""
         for effect in effects:
             PERFORM[type(effect)](self, effect)
+
+    def _hear_ghost(self, message: core.Message) -> None:
+        """Take what the relay says; calls of utilities don't concern the core."""
+        if not isinstance(message, core.Frame) or message.kind not in calls.OF_GHOSTS:
+            self.step(message)
+            return
+        self._has_stepped = True  # another turn: `control` may have something to do
+        try:
+            self.calls.on_frame(*message)
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            self.log.write("%s of a ghost: %r" % (message.kind, problem))
+            self.relay.close(message.peer, "bad frame")
+            self.step(core.LinkLost(message.peer, "broken"))
 
     def _send(self, effect: core.Send) -> None:
         way = self.relay if effect.peer in self.relay else self.links
@@ -513,7 +541,9 @@ class Comrade:
 
     # --- what the utilities need --------------------------------------------------
 
-    def _keep(self, ticket: int, paths: Sequence[str]) -> None:
+    def _keep(self, call: Call, ticket: int, paths: Sequence[str]) -> None:
+        if self.calls.keep(call, ticket, paths):
+            return
         self.shelf.make_room(sum(map(size_of, paths)))
 
         def job() -> List[File]:
@@ -525,10 +555,28 @@ class Comrade:
 
         self.aside(job, then)
 
-    def _fetch(self, ticket: int, size: int, digest: str) -> None:
-        self.outputs.fetch(
-            size, digest, lambda found: self.control.on_answer(ticket, found)
-        )
+    def _fetch_file(
+        self, peer: str, digest: str, size: int, then: Callable[[bool], None]
+    ) -> None:
+        self.shelf.make_room(size)
+        self.relay.fetch(peer, digest, size, then)
+
+    def _fetch(self, ticket: int, wanted: Fetch) -> None:
+        def answer(found: Any) -> None:
+            self.control.on_answer(ticket, found)
+
+        place = self.node.ghosts.place_of(wanted.worker)
+        at = outputs.At(place, wanted.worker) if place != wanted.worker else None
+        self.outputs.fetch(wanted.size, wanted.digest, answer, at)
+
+    def _bring(
+        self, ghost: str, digest: str, size: int, then: Callable[[bool], None]
+    ) -> bool:
+        """Get an output from a ghost into this node's files; False: it isn't ours."""
+        link = self.node.ghosts.own.get(ghost)
+        if link is not None:
+            self._fetch_file(link.peer, digest, size, then)
+        return link is not None
 
     def _run_marked_lines(self) -> None:
         """Run what the user wrote at the marked place in `leoronic`."""

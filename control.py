@@ -65,6 +65,7 @@ USAGE = {
     ),
     "add_tasks": "leoronic_add_tasks_from_file FILE",
     "add_tasks_str": "leoronic_add_tasks_from_str STRING",
+    "add_tasks_text": "leoronic_add_tasks_from_file FILE",
     "del_task": "leoronic_del_task ID...",
     "get_queue": "leoronic_get_queue [--json|--csv] [STATE]",
     "get_output": "leoronic_get_output [--stderr] ID",
@@ -145,6 +146,7 @@ class Fetch(NamedTuple):
 
     size: int
     digest: str
+    worker: str  # the writer that ran the task
 
 
 class Until(NamedTuple):
@@ -169,8 +171,8 @@ class Acts(NamedTuple):
     """What comrade.py does for this file (seams)."""
 
     step: Callable[[Message], None]
-    keep: Callable[[int, Sequence[str]], None]  # answers through on_answer
-    fetch: Callable[[int, int, str], None]  # ticket, size, digest; the same
+    keep: Callable[["Call", int, Sequence[str]], None]  # answers through on_answer
+    fetch: Callable[[int, Fetch], None]  # the same
     live_output: Callable[[str, str], Optional[str]]  # run, out|err -> path
     renames: Callable[[str, Sequence[str]], List[str]]  # warnings
     clock: Callable[[], float]
@@ -401,9 +403,9 @@ class Control:
             if isinstance(on, Ask):
                 self.acts.step(on.message(ticket))
             elif isinstance(on, Keep):
-                self.acts.keep(ticket, on.paths)
+                self.acts.keep(waiting.call, ticket, on.paths)
             elif isinstance(on, Fetch):
-                self.acts.fetch(ticket, on.size, on.digest)
+                self.acts.fetch(ticket, on)
 
     def ticket(self) -> int:
         """Give a number for what is asked of the node."""

@@ -7,7 +7,8 @@
               +- the tasks' bash processes (sandbox.py)
 
 Rules. This file performs what ghostnode.py decides; it owns the sockets and the
-processes' ends, and decides nothing about tasks. It listens nowhere: a ghost dials.
+processes' ends, and decides nothing about tasks. It listens for this machine's
+utilities alone (calls.py): to comrades a ghost dials.
 
 How it works. As comrade.py, smaller. At the start, and whenever it is lonely, it asks
 on the LAN who is there (discovery.py), and tries its own /24 where broadcasts are
@@ -39,8 +40,10 @@ import json  # noqa: E402
 import random  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
-from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
+import time  # noqa: E402
+from typing import Any, Callable, Dict, List, Optional, Sequence, cast  # noqa: E402
 
+import calls  # noqa: E402
 import clairvoyants  # noqa: E402
 import discovery  # noqa: E402
 import effects as core  # noqa: E402
@@ -53,6 +56,8 @@ import transfer  # noqa: E402
 import wire  # noqa: E402
 import workplace  # noqa: E402
 from addresses import Sweep  # noqa: E402
+from clients import ControlPort  # noqa: E402
+from control import Acts, Call, Control  # noqa: E402
 from ghostnode import GhostNode  # noqa: E402
 from loop import Loop  # noqa: E402
 from process import (  # noqa: E402
@@ -141,6 +146,7 @@ class Ghost:
         self.store.start()
         self._read_printed()
         notices += self.store.notices
+        self._open_control()
         if self.config.discovery and not self.config.address.startswith("127."):
             cluster = wire.fingerprint(self.cookie)
             self._beacons = discovery.Discovery(
@@ -203,6 +209,56 @@ class Ghost:
         self.node.files.update(self.files.all())
         self._write_meta()
 
+    def _open_control(self) -> None:
+        """Serve this machine's utilities: see calls.py."""
+        acts = Acts(
+            self._ask,
+            *(calls.never, calls.never, calls.never, calls.never),
+            *(clock, time.time, self.log.write),
+        )
+        self.calls = calls.Passing(
+            calls.GhostSeams(
+                lambda: self.node.peer if self.node.clairvoyant else "",
+                lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
+                self._keep,
+            )
+        )
+        # What a ghost answers by itself needs `me` and `tags` only.
+        node = cast(Any, self.node)
+        self.control = Control(node, acts, calls.ghost_verbs(self.calls))
+        self.port = ControlPort(
+            self.config.home,
+            self.watch,
+            self.unwatch,
+            self.control.on_call,
+            self._on_closed,
+        )
+        self.port.announce()
+
+    def _on_closed(self, call: Call) -> None:
+        self.control.on_closed(call)
+        self.calls.on_closed(call)
+
+    def _ask(self, message: core.Message) -> None:
+        if isinstance(message, core.Stop):
+            self.stop()
+        else:
+            self.step(message)
+
+    def _keep(
+        self,
+        path: str,
+        then: Callable[[Optional[store.Kept], Optional[Exception]], None],
+    ) -> None:
+        """Take a file of a call in; the task that needs it may come here, too."""
+
+        def on_kept(kept: Optional[store.Kept], error: Optional[Exception]) -> None:
+            if kept is not None:
+                self.step(core.FileHere(kept.digest))
+            then(kept, error)
+
+        self.aside(lambda: self.files.keep(path), on_kept)
+
     def _read_printed(self) -> None:
         """Get what a former process's tasks printed and nobody has yet."""
         wanted = {
@@ -252,12 +308,20 @@ class Ghost:
         for link in self._all_links():
             self._watch(link)
         self._tell_place()
+        times += self._serve_calls(now)
         if self.stop_by is not None:
             times.append(self.stop_by)
             self.loop.is_over = self.loop.is_over or now >= self.stop_by
         if self._has_stepped:
             times.append(now)  # The core's deadline may have changed.
         return min((t for t in times if t is not None), default=None)
+
+    def _serve_calls(self, now: float) -> List[Optional[float]]:
+        due = self.control.tick(now, False)
+        self.calls.drop_lost()
+        self.port.flush()
+        self.calls.flush()
+        return [due, self.port.drop_silent(now)]
 
     def _all_links(self) -> List[net.Link]:
         dialled = [self._dialled] if self._dialled is not None else []
@@ -281,6 +345,9 @@ class Ghost:
 
     def _close(self) -> int:
         now = clock()
+        self.control.on_stopped()
+        self.port.flush()
+        self.port.close()
         for link in self.links.values():
             if link.owes:
                 link.on_writable(now)  # The good-bye leaves.
@@ -396,6 +463,14 @@ class Ghost:
         elif frame.kind is Kind.BYE:
             is_stopping = frame.fields.get("why") == "stopping"
             link.close(End.STOPPING if is_stopping else End.CLOSING)
+        elif frame.kind.name in calls.PASSING:
+            self._has_stepped = True  # what it brings is to be sent in this turn
+            try:
+                fields = dict(frame.fields, body=frame.body)
+                self.calls.on_frame(peer, frame.kind.name, fields)
+            except (KeyError, TypeError, ValueError) as problem:
+                self.log.write("%s: %r" % (frame.kind.name, problem))
+                link.close(End.BAD_FRAME)
         else:
             self.step(core.Frame(peer, frame.kind.name, frame.fields))
 
@@ -456,7 +531,9 @@ class Ghost:
         if effect.kind == "BYE":
             link.bye(effect.fields["why"])
         else:
-            link.send(Kind[effect.kind], effect.fields)
+            fields = dict(effect.fields)
+            body = fields.pop("body", b"")  # of a call
+            link.send(Kind[effect.kind], fields, body)
         self._watch(link)
 
     def _close_link(self, effect: core.CloseLink) -> None:

@@ -37,6 +37,13 @@ FETCHED_MAX = 64  # small outputs remembered for those who wait for the same
 AnswerTo = Callable[[Union[None, bytes, str]], None]
 
 
+class At(NamedTuple):
+    """A ghost that ran a task, and the comrade that it is attached to."""
+
+    place: str
+    ghost: str
+
+
 class Seams(NamedTuple):
     """What comrade.py does for this file."""
 
@@ -135,10 +142,17 @@ class Outputs:
         self.seams.small(effect.digest, look)
 
     def _get(
-        self, digest: str, size: int, peer: str, then: Callable[[str, bool], Any]
+        self,
+        digest: str,
+        size: int,
+        peer: str,
+        then: Callable[[str, bool], Any],
+        at: Optional[At] = None,
     ) -> None:
         self.transfers.want(
-            Kind.OUTPUT_WANT, digest, size, peer, lambda is_here: then(digest, is_here)
+            *(Kind.OUTPUT_WANT, digest, size, peer),
+            lambda is_here: then(digest, is_here),
+            at.ghost if at is not None else "",
         )
 
     def _keep_fetched(self, digest: str, is_here: bool) -> Optional[bytes]:
@@ -158,10 +172,12 @@ class Outputs:
 
     # --- for whoever asks ---------------------------------------------------------
 
-    def fetch(self, size: int, digest: str, answer: AnswerTo) -> None:
+    def fetch(
+        self, size: int, digest: str, answer: AnswerTo, at: Optional[At] = None
+    ) -> None:
         """Answer with an output's bytes, its path, or None if nobody has it."""
         if size > sandbox.SMALL_OUTPUT_BYTES:
-            self._fetch_large(size, digest, answer)
+            self._fetch_large(size, digest, answer, at)
             return
 
         def look(data: Optional[bytes]) -> None:
@@ -175,7 +191,9 @@ class Outputs:
 
         self.seams.small(digest, look)
 
-    def _fetch_large(self, size: int, digest: str, answer: AnswerTo) -> None:
+    def _fetch_large(
+        self, size: int, digest: str, answer: AnswerTo, at: Optional[At]
+    ) -> None:
         for path in (self.files.output_path(digest), self.files.path(digest)):
             if os.path.exists(path):
                 answer(path)
@@ -184,4 +202,13 @@ class Outputs:
         def on_fetched(_: str, is_here: bool) -> None:
             answer(self.files.path(digest) if is_here else None)
 
-        self._get(digest, size, "", on_fetched)
+        def on_brought(is_here: bool) -> None:
+            if is_here:
+                on_fetched(digest, True)
+            else:
+                self._get(digest, size, "", on_fetched)
+
+        # A large output of a ghost is there alone; its clairvoyant brings it.
+        ask_ghost = self.transfers.ask_ghost
+        if at is None or not ask_ghost(at.ghost, digest, size, on_brought):
+            self._get(digest, size, at.place if at else "", on_fetched, at)

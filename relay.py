@@ -258,7 +258,10 @@ class Relay:
             is_stopping = frame.fields.get("why") == "stopping"
             link.close(End.STOPPING if is_stopping else End.CLOSING)
         else:
-            self.exchange.tell("frame", number, kind.name, frame.fields)
+            fields = frame.fields
+            if wire.CATALOGUE[kind].raw:
+                fields = dict(fields, body=frame.body)
+            self.exchange.tell("frame", number, kind.name, fields)
 
     def _sweep(self) -> None:
         """Tell main of the links that have ended."""
@@ -274,7 +277,8 @@ class Relay:
             link.bye(fields["why"])
             return
         try:
-            link.send(Kind[kind], fields)
+            body = fields.pop("body", b"")
+            link.send(Kind[kind], fields, body)
         except ValueError as problem:
             self.log.write("%s can't be sent to a ghost: %s" % (kind, problem))
 

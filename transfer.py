@@ -7,7 +7,9 @@ Rules. A file is pulled: who lacks it asks (FILE_WANT, from an offset), who has 
 pieces (FILE_PIECE) in the bulk lane of the link, one when the wire is free, so that
 a heartbeat waits for one piece at most and memory holds one. Outputs go the same way
 (OUTPUT_WANT, OUTPUT_PIECE), from whichever comrade has them. An empty piece says that
-the content can't be had there, or not now.
+the content can't be had there, or not now. A large output lies on the ghost that made
+it: an OUTPUT_WANT may name the ghost in one field more, `at`, and the comrade to which
+that is attached gets it first, then serves it.
 
 How it works. A `Want` is a content that is to come here: it asks one linked peer after
 the other, goes on where it was when a link breaks, and begins anew a while after all
@@ -50,6 +52,7 @@ SMALL_BYTES = 65536  # outputs up to here live in the database (store.py)
 ASK_AGAIN_S = 1.0  # after every peer said that it doesn't have it; doubles up to
 ASK_AGAIN_MAX_S = 30.0  # this: 10,000 files that nobody has cost 333 questions a second
 STALL_S = 5.0  # without a piece: ask the next peer
+BRING_BYTES_S = 1 << 20  # ... and so much longer if a ghost has to send it there first
 COMING_MAX = 4  # files that come at once, and as many outputs; the rest wait in line
 OUTPUTS_MAX = 10_000  # wanted at once; more are fetched when somebody asks for them
 SERVES_MAX = 16  # contents that go out on one link, or are looked for; over it: no
@@ -71,12 +74,15 @@ class Seams(NamedTuple):
     small: Callable[[str, Callable[[Optional[bytes]], None]], None]  # ask the database
     clock: Callable[[], float]
     log: Callable[[str], None]
+    # Ghost, digest, size, then: get an output from a ghost; False: it isn't ours.
+    bring: Callable[[str, str, int, Callable[[bool], None]], bool] = lambda *_: False
 
 
 class Want:
     """A content that is to come here; `then` gets True once it is in the store."""
 
     __slots__ = (
+        "at",
         "digest",
         "due",
         "first",
@@ -99,7 +105,9 @@ class Want:
         size: int,
         first: str,
         then: Callable[[bool], None],
+        at: str = "",
     ) -> None:
+        self.at = at  # the ghost that has it, if one has
         self.kind = kind
         self.digest = digest
         self.size = size
@@ -220,13 +228,17 @@ class Transfers:
         size: int,
         first: str,
         then: Callable[[bool], None],
+        at: str = "",
     ) -> None:
-        """Get a content, from this peer first; `then` is told when it is here."""
+        """Get a content, from this peer first; `then` is told when it is here.
+
+        `at` is the ghost that has it, where no comrade may have it.
+        """
         known = self.wants.get(digest)
         if known is not None:
             known.then.append(then)
             return
-        want = Want(kind, digest, size, first, then)
+        want = Want(kind, digest, size, first, then, at)
         if not want.is_patient:
             if self._outputs >= OUTPUTS_MAX:
                 then(False)
@@ -234,6 +246,12 @@ class Transfers:
             self._outputs += 1
         self.wants[digest] = want
         self._line[kind].append(want)
+
+    def ask_ghost(
+        self, ghost: str, digest: str, size: int, then: Callable[[bool], None]
+    ) -> bool:
+        """Get an output of a ghost that is attached here; say whether it is."""
+        return self.seams.bring(ghost, digest, size, then)
 
     def forget(self, digests: Set[str]) -> None:
         """Stop wanting files that no unfinished task needs any more."""
@@ -300,6 +318,9 @@ class Transfers:
             want.link = links[want.peer]
             want.due = now + STALL_S
             fields = {"digest": want.digest, "offset": want.got, "size": want.size}
+            if want.at:
+                fields["at"] = want.at
+                want.due += want.size / BRING_BYTES_S
             want.link.send(want.kind, fields)
         elif not want.is_patient:
             self._end(want, False)
@@ -401,13 +422,31 @@ class Transfers:
         if len(line.serves) + line.looking >= SERVES_MAX:
             self._say_no(link, serve)
         elif not self._serve_file(link, serve, paths):
-            if is_file or size > SMALL_BYTES:
+            if is_file or (size > SMALL_BYTES and "at" not in frame.fields):
                 self._say_no(link, serve)
+            elif size > SMALL_BYTES:
+                self._bring(link, serve, str(frame.fields["at"]))
             else:
                 line.looking += 1
                 self.seams.small(
                     digest, lambda data: self._serve_small(link, line, serve, data)
                 )
+
+    def _bring(self, link: net.Link, serve: Serve, ghost: str) -> None:
+        """Serve what a ghost of this comrade has, once it is here."""
+        line = self._line_of(link)
+
+        def then(is_here: bool) -> None:
+            line.looking -= 1
+            path = self.files.path(serve.digest)
+            if link.ended is not None:
+                return
+            if not (is_here and self._serve_file(link, serve, [path])):
+                self._say_no(link, serve)
+
+        line.looking += 1
+        if not self.seams.bring(ghost, serve.digest, serve.size, then):
+            then(False)
 
     def _line_of(self, link: net.Link) -> Line:
         if link not in self.serving:

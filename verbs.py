@@ -126,6 +126,11 @@ def _add_task(ctl: Control, call: Call) -> Verb:
 
 
 def _add_tasks(ctl: Control, call: Call) -> Verb:
+    yield from _add_lines(ctl, call, (yield from read_list(call)))
+
+
+def read_list(call: Call) -> Generator[Waits, Any, str]:
+    """Read the file of tasks that a call names, where the caller is."""
     path = only(call, "FILE")
     data = bytearray()
     try:
@@ -151,7 +156,7 @@ def _add_tasks(ctl: Control, call: Call) -> Verb:
     if b"\0" in data:
         raise Wrong(told("FILE holds NUL bytes", path, "save it as UTF-8 text"))
     text = data.decode("utf-8", "surrogateescape")
-    yield from _add_lines(ctl, call, text[1:] if text[:1] == "\ufeff" else text)
+    return text[1:] if text[:1] == "\ufeff" else text
 
 
 def _absolute(call: Call, name: str, path: str) -> str:
@@ -383,7 +388,7 @@ def _get_output(ctl: Control, call: Call) -> Verb:
     if size == 0 or (size < 0 and _may_begin(ctl, run)):
         return
     if size > 0 and digest:
-        found = yield Fetch(size, digest)
+        found = yield Fetch(size, digest, run.worker)
     if isinstance(found, bytes):
         call.raw(found)
     elif found is not None:
@@ -584,6 +589,7 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "add_task": _add_task,
     "add_tasks": _add_tasks,
     "add_tasks_str": _add_tasks_str,
+    "add_tasks_text": _add_tasks_str,  # of a file that a ghost has read
     "del_task": _del_task,
     "get_queue": _get_queue,
     "get_output": _get_output,

@@ -125,6 +125,12 @@ class Kind(IntEnum):
     CHECK = 26
     OFFER = 27
     OUTPUT = 28
+    CALL = 29
+    ANSWER = 30
+    TAKEN = 31
+    KEEP = 32
+    KEPT = 33
+    HANGUP = 34
 
 
 class Row(NamedTuple):
@@ -172,6 +178,12 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.CHECK: Row("conditions on", _K, _G, "LDR", Kind.OFFER),
     Kind.OFFER: Row("offer", _G, _K, "LDR"),
     Kind.OUTPUT: Row("digest", _G, _K, "LD", raw=True),
+    Kind.CALL: Row("call", _G, _K, "R", Kind.TAKEN, raw=True),
+    Kind.ANSWER: Row("call over", _K, _G, "R", Kind.TAKEN, raw=True),
+    Kind.TAKEN: Row("call", _G, _K, "R"),
+    Kind.KEEP: Row("call path", _K, _G, "R", Kind.KEPT),
+    Kind.KEPT: Row("call digest size mode error errno", _G, _K, "R"),
+    Kind.HANGUP: Row("call", _G, _K, "DR"),
 }
 _RAW = frozenset(kind for kind, row in CATALOGUE.items() if row.raw)
 _KINDS = {int(kind): kind for kind in Kind}

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import effects as core
 import verbs
-from control import Acts, Call, Control
+from control import Acts, Call, Control, Fetch
 from node import Node
 from record import File
 
@@ -163,7 +163,7 @@ class Desk:
             elif isinstance(effect, core.Stopped):
                 self.is_stopped = True
 
-    def keep(self, ticket: int, paths: Sequence[str]) -> None:
+    def keep(self, call: Call, ticket: int, paths: Sequence[str]) -> None:
         self.kept.append((ticket, paths))
         if not self.keeps_later:
             self.answer_keeps()
@@ -175,8 +175,8 @@ class Desk:
             wrong = [each for each in found if isinstance(each, Exception)]
             self.control.on_answer(ticket, wrong[0] if wrong else found)
 
-    def fetch(self, ticket: int, size: int, digest: str) -> None:
-        self.control.on_answer(ticket, self.outputs.get(digest))
+    def fetch(self, ticket: int, wanted: Fetch) -> None:
+        self.control.on_answer(ticket, self.outputs.get(wanted.digest))
 
     def write(self, error: str = "") -> None:
         """Answer what waits for the disk."""

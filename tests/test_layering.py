@@ -36,7 +36,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
         ["core", "points", "wire", "disk", "tasks"],
     ),
     "roles": (
-        ["relay", "ghost", "comrade"],
+        ["calls", "relay", "ghost", "comrade"],
         "core wire disk tasks settings control cluster".split(),
     ),
 }

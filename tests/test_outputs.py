@@ -7,7 +7,7 @@ import pytest
 
 import store
 from effects import RunEnded, WantOutput
-from outputs import FETCHED_MAX, Outputs, Seams
+from outputs import FETCHED_MAX, At, Outputs, Seams
 from sandbox import SMALL_OUTPUT_BYTES, Ended, Output
 
 LARGE = b"y" * (SMALL_OUTPUT_BYTES + 1)
@@ -23,6 +23,8 @@ class Desk:
         self.database: Dict[str, bytes] = {}
         self.jobs: List[Tuple[Callable[[], Any], Callable[..., None]]] = []
         self.wanted: List[Tuple[str, int, str, Callable[[bool], None]]] = []
+        self.named: List[str] = []  # ghosts, to those who are asked
+        self.ghost = ""  # that is attached here
         self.ends: List[RunEnded] = []
         self.logged: List[str] = []
         seams = Seams(
@@ -35,10 +37,24 @@ class Desk:
         self.outputs = Outputs(self.files, self, seams)  # type: ignore[arg-type]
 
     def want(
-        self, kind: Any, digest: str, size: int, peer: str, then: Callable[..., None]
+        self,
+        kind: Any,
+        digest: str,
+        size: int,
+        peer: str,
+        then: Callable[..., None],
+        at: str = "",
     ) -> None:
         """Play Transfers: nothing comes until the test lets it."""
         self.wanted.append((digest, size, peer, then))
+        self.named.append(at)
+
+    def ask_ghost(
+        self, ghost: str, digest: str, size: int, then: Callable[..., None]
+    ) -> bool:
+        if ghost == self.ghost:
+            self.wanted.append((digest, size, "the relay", then))
+        return ghost == self.ghost
 
     def on_end(self, end: RunEnded) -> None:
         self.write()  # node.py persists each end
@@ -67,9 +83,9 @@ class Desk:
     def ended(self, out: Output, err: Output) -> None:
         self.outputs.on_ended(Ended("1.1.w.1", 0, "", 1.0, 2.0, 1.0, out, err))
 
-    def fetched(self, size: int, digest: str) -> List[Any]:
+    def fetched(self, size: int, digest: str, at: Optional[At] = None) -> List[Any]:
         answers: List[Any] = []
-        self.outputs.fetch(size, digest, answers.append)
+        self.outputs.fetch(size, digest, answers.append, at)
         return answers
 
 
@@ -149,6 +165,29 @@ def test_a_large_output_from_elsewhere_is_given_as_a_file(desk: Desk) -> None:
     answers = desk.fetched(len(LARGE), store.digest_of(LARGE))
     desk.bring(LARGE)
     assert Path(answers[0]).read_bytes() == LARGE
+
+
+def test_a_large_output_of_a_ghost_of_ours_is_brought_by_the_relay(desk: Desk) -> None:
+    desk.ghost = "ours"
+    digest = store.digest_of(LARGE)
+    answers = desk.fetched(len(LARGE), digest, At("me", "ours"))
+    assert [each[:3] for each in desk.wanted] == [(digest, len(LARGE), "the relay")]
+    desk.bring(LARGE)
+    assert Path(answers[0]).read_bytes() == LARGE and not desk.wanted
+
+
+def test_what_a_ghost_of_ours_lost_is_asked_for_everywhere(desk: Desk) -> None:
+    desk.ghost = "ours"
+    answers = desk.fetched(len(LARGE), store.digest_of(LARGE), At("me", "ours"))
+    desk.bring(None)
+    assert answers == [] and desk.wanted[0][2] == "" and desk.named == [""]
+    desk.bring(LARGE)
+    assert Path(answers[0]).read_bytes() == LARGE
+
+
+def test_for_another_s_ghost_its_clairvoyant_is_asked_first(desk: Desk) -> None:
+    desk.fetched(len(LARGE), store.digest_of(LARGE), At("b", "theirs"))
+    assert desk.wanted[0][2] == "b" and desk.named == ["theirs"]
 
 
 def test_only_the_last_few_that_came_are_remembered(desk: Desk) -> None:

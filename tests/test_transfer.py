@@ -41,7 +41,10 @@ class Node:
             ),
             lambda: lan.now,
             self.log.append,
+            self.bring,
         )
+        self.ghost = ""  # that is attached here
+        self.asked: List[Tuple[str, int, Callable[[bool], None]]] = []
         self.transfers = Transfers(self.files, seams)
         peer.on_bulk = self.transfers.on_frame
 
@@ -54,6 +57,13 @@ class Node:
                 result, error = None, problem
             then(result, error)
         return self.transfers.tick(self.lan.now)
+
+    def bring(
+        self, ghost: str, digest: str, size: int, then: Callable[[bool], None]
+    ) -> bool:
+        if ghost == self.ghost:
+            self.asked.append((digest, size, then))
+        return ghost == self.ghost
 
     def want(self, digest: str, size: int, first: str = "", kind: Kind = FILE) -> None:
         def then(is_here: bool) -> None:
@@ -185,6 +195,30 @@ def test_a_file_goes_on_at_another_peer_where_its_link_broke(
     lan.until(lambda: c.told)
     assert c.told == [(digest, True)] and read(c, digest) == data
     assert lan.now - start < transfer.STALL_S  # nobody waited for a stall
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_output_of_a_ghost_is_served_once_it_was_brought(
+    three: Cluster, lan: Lan, is_there: bool
+) -> None:
+    a, b, c = three.nodes
+    digest, data = content(20 << 20)
+    a.ghost = "a ghost"
+    c.transfers.want(
+        *(OUTPUT, digest, len(data), a.peer.id),
+        lambda is_here: c.told.append((digest, is_here)),
+        "a ghost",
+    )
+    lan.until(lambda: a.asked)
+    lan.pass_by(2 * transfer.STALL_S)  # it takes its time, and c is patient
+    assert c.told == [] and len(a.asked) == 1 and not b.asked
+    if is_there:
+        a.files.keep_bytes(data)
+    a.asked[0][2](is_there)
+    lan.until(lambda: c.told)
+    assert c.told == [(digest, is_there)]
+    assert not is_there or read(c, digest) == data
+    assert not any(line.looking for line in a.transfers.serving.values())
 
 
 def test_a_peer_that_stalls_is_left_for_the_next(three: Cluster, lan: Lan) -> None:
