@@ -278,7 +278,6 @@ class Comrade:
         self._open_control()
 
     def _open_control(self) -> None:
-        config = self.config
         acts = Acts(
             self.step,
             self._keep,
@@ -565,7 +564,7 @@ class Comrade:
         def answer(found: Any) -> None:
             self.control.on_answer(ticket, found)
 
-        place = self.node.ghosts.place_of(wanted.worker)
+        place = self.node.ghosts.where.place_of(wanted.worker)
         at = outputs.At(place, wanted.worker) if place != wanted.worker else None
         self.outputs.fetch(wanted.size, wanted.digest, answer, at)
 

@@ -56,7 +56,7 @@ from effects import (
 )
 from hands import FILE_S, NO_FILE, PAUSED, Hands
 from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
-from record import Malformed, Record, run_order
+from record import Record, run_order
 from reports import Reports, Sent
 from taskqueue import Queue
 
@@ -305,12 +305,7 @@ class GhostNode:
     def _on_records(self, fields: Dict[str, Any]) -> None:
         self._learn_term(fields)
         for wire in fields["r"]:
-            before = self.queue.records.get(wire["k"])
-            record = self.queue.merge(wire)
-            if record is None:
-                raise Malformed("a record")
-            if before is None:  # Just so it was sent: nothing is to be told.
-                self.reports.on_told(record)
+            self.reports.merge(wire)
 
     def _on_got(self, fields: Dict[str, Any]) -> None:
         self.reports.on_got(fields["n"])
@@ -363,6 +358,10 @@ class GhostNode:
         self.offer["holds"] = sorted(message.holds)
         if self._is_watching and len(self.hands.mine) < self.offer["cores"]:
             self._look_at = self.now + LOOK_S
+
+    def all_tags(self) -> Set[str]:
+        """Give this node's tags."""
+        return self.tags
 
     def offer_now(self) -> Dict[str, Any]:
         """Give a copy of what is offered."""

@@ -393,6 +393,10 @@ class Node:
             return ""
         return str(record.runs[run_key].detail.get("cause", ""))
 
+    def all_tags(self) -> Set[str]:
+        """Give this node's tags, the one that ghosts give among them."""
+        return self.room.all_tags()
+
     def shown_name(self, facts: Dict[str, Any]) -> str:
         """Give a node's name; name@address where nodes share one."""
         return self.roster.shown_name(facts)

@@ -1,4 +1,4 @@
-"""What a ghost still has to tell: the records it holds, and what its disk keeps of them.
+"""What a ghost still has to tell: the records it holds, and those its disk keeps.
 
 Reason for this file beside ghostnode.py: keeping and telling results is one rule (D10,
 seen from the worker), whom to tell it is another.
@@ -10,7 +10,8 @@ STORED that it is durable. A record in which a run of this ghost has ended waits
 STORED, any other for GOT; then, once nothing of it runs here, it is forgotten. Ends are
 on this disk until then, so a ghost that is killed tells them when it is started again.
 
-Invariants. D12 An end is forgotten only when a comrade has acknowledged it. Small
+Invariants. D2 A run that is over stays over, also when an old copy of it comes back.
+D12 An end is forgotten only when a comrade has acknowledged it. Small
 outputs go ahead of the end that names them. A frame that isn't answered within ANSWER_S
 is `late`: the clairvoyant is not to be waited for any longer.
 """
@@ -19,13 +20,14 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from effects import Effect, Log, Persist, Push, Send, Written
 from hands import Hands
-from record import Phase, Record, canonical, encode
+from record import FINAL, Malformed, Phase, Record, canonical, encode
 from taskqueue import Queue
 
 ANSWER_S = 5.0  # a request is answered within this, or the clairvoyant is lost (seed)
 AGAIN_S = 2.0  # a comrade that couldn't store an end is asked again
 FRAME_BYTES = 262144  # of records, about
 SMALL_OUTPUT_BYTES = 65536  # pushed ahead of the end; larger ones stay here
+OVER_MAX = 10000  # finished runs that are remembered, some 500 bytes each
 
 
 class Sent(Dict[str, int]):
@@ -43,6 +45,7 @@ class Reports:
         self.queue = queue
         self.hands = hands
         self.emit = emit
+        self.writer = writer
         self.writers = {writer}  # of this process, and of former ones
         self._peer = ""
         self._numbers = 0
@@ -50,6 +53,7 @@ class Reports:
         self._to_send: Dict[str, None] = {}
         self._again_at: Optional[float] = None
         self._told: Dict[str, int] = {}  # what may be forgotten once it doesn't run
+        self._over: Dict[str, List[Any]] = {}  # runs of forgotten records, as sent
         self._unsaved: Dict[str, None] = {}  # keys that the disk doesn't have as here
         self._on_disk: Set[str] = set()
         self._batches: Dict[int, List[str]] = {}
@@ -88,10 +92,22 @@ class Reports:
         self._peer = ""
         self._sent.clear()
 
-    def on_told(self, record: Record) -> None:
-        """A record came from the clairvoyant just so: nothing is to be told."""
-        self._to_send.pop(record.key, None)
-        self._told[record.key] = record.digest
+    def merge(self, wire: Any) -> None:
+        """Take a record of the clairvoyant, or raise Malformed.
+
+        Where its copy is older than what was over here and is forgotten, the end is
+        merged in and told again: the run must not begin anew (D2).
+        """
+        before = self.queue.records.get(wire["k"])
+        runs = dict(wire.get("runs", {}))
+        runs.update((r, self._over[r]) for r in runs if r in self._over)
+        is_older = runs != wire.get("runs", {})
+        record = self.queue.merge(dict(wire, runs=runs) if is_older else wire)
+        if record is None:
+            raise Malformed("a record")
+        if before is None and not is_older:  # Just so it was sent: no echo.
+            self._to_send.pop(record.key, None)
+            self._told[record.key] = record.digest
 
     def on_got(self, n: int) -> None:
         """A frame is merged; durable is another matter, and may take long."""
@@ -210,7 +226,16 @@ class Reports:
                 del self._told[key]  # it goes on: another answer will come
             elif key not in needed:
                 del self._told[key]
+                self._remember(record)
                 self.queue.forget([key])
+
+    def _remember(self, record: Record) -> None:
+        """Know what was over here: a comrade whose copy is older may grant it again."""
+        for run_key, run in record.runs.items():
+            if run.worker == self.writer and run.phase >= FINAL:
+                self._over[run_key] = [*run[:3], int(run.phase), run.detail]
+        while len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
 
     def _save(self) -> None:
         """Keep on disk what has ended and isn't acknowledged."""

@@ -549,7 +549,9 @@ def _tags(ctl: Control, call: Call) -> Verb:
 
 def _get_tags(ctl: Control, call: Call) -> Verb:
     at_most(call, 0)
-    yield from pour(call, [printable(tag) + "\n" for tag in sorted(ctl.node.tags)])
+    yield from pour(
+        call, [printable(tag) + "\n" for tag in sorted(ctl.node.all_tags())]
+    )
 
 
 def _task_format(ctl: Control, call: Call) -> Verb:

@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import effects
+import net
 import wire
 from links import Links, Seams
 
@@ -47,6 +48,7 @@ class Peer:
             (p, f)
         )
         self.clones = 0
+        self.ghosts: List[net.Link] = []
         self.address = "127.0.0.%d" % last
         me = effects.Identity(node * 16, writer * 16, "n" + node, self.address)
         self.id = me.node_id

@@ -406,10 +406,10 @@ def test_tags_and_draining_are_the_ghosts_own(haunted: Haunted) -> None:
         (node, ["leoronic_drain", node.address]),
     ):
         ghost.call(*words)
-        state = lambda a=drained.address: node.members()[a]["state"]  # noqa: E731
-        until("drains", lambda: state() == "draining")
+        address = drained.address
+        until("drains", lambda a=address: node.members()[a]["state"] == "draining")
         ghost.call("leoronic_undrain", *words[1:])
-        until("is back", lambda: state() == "ready")
+        until("is back", lambda a=address: node.members()[a]["state"] == "ready")
 
 
 def test_a_large_answer_reaches_who_asks_the_ghost(haunted: Haunted) -> None:

@@ -75,15 +75,15 @@ CLASS_LINES_MAX = 300
 MODULE_LINES_MAX = 500
 # Where the rule would make the code worse, and why.
 LONGER_MODULES = {
-    "comrade": 700,  # the rim: one short method for each effect and answer
-    "ghost": 620,  # the same
-    "verbs": 600,  # one function a utility; two files would only hide each other
+    "comrade": 750,  # the rim: one short method for each effect and answer
+    "ghost": 680,  # the same
+    "verbs": 610,  # one function a utility; two files would only hide each other
 }
 LONGER_CLASSES = {
-    "Comrade": 460,  # the same: many methods of a few lines, no decisions
-    "Ghost": 460,  # the same
-    "Node": 315,  # one method for each message, a line or two each
-    "GhostNode": 340,  # the same
+    "Comrade": 490,  # the same: many methods of a few lines, no decisions
+    "Ghost": 520,  # the same
+    "Node": 320,  # one method for each message, a line or two each
+    "GhostNode": 345,  # the same
     "Matcher": 380,  # one index: its parts make no sense without each other
     "Journal": 350,  # one connection, which only its own thread may touch
     "Mesh": 315,  # membership is one set of rules over one set of facts

@@ -210,15 +210,28 @@ def test_a_wrong_cookie_is_told_once_at_both_ends(lan: Lan) -> None:
     assert not a.heard and not b.heard
 
 
-def test_a_ghosts_connection_is_closed_and_leaks_nothing(lan: Lan) -> None:
+def test_a_ghost_is_handed_over_once_it_has_proved_itself(lan: Lan) -> None:
     a = lan.peer(1, "a")
     me = Hello("c" * 16, "c" * 16, Role.GHOST)
     ghost = net.dial(a.address, lan.port, Handshake(True, COOKIE, me), lan.now)
-    ghost.on_writable(lan.now)
-    lan.until(lambda: a.links._all)
-    lan.until(lambda: not a.links._all)
-    assert set(lan.selector.get_map()) == {a.links._listener.fileno()}
-    ghost.close()
+    forged = net.dial(a.address, lan.port, Handshake(True, b"wrong", me), lan.now)
+
+    def turn() -> bool:
+        for link in (ghost, forged):
+            if link.want_write:
+                link.on_writable(lan.now)
+            link.on_readable(lan.now)
+        return bool(a.ghosts)
+
+    lan.until(turn)
+    (handed,) = a.ghosts
+    assert handed.peer == me and not a.heard
+    given = handed.give()
+    assert given is not None
+    lan.until(lambda: handed not in a.links._all)
+    given[0].close()
+    for link in (ghost, forged):
+        link.close()
 
 
 def test_when_this_process_was_stopped_it_accuses_nobody(lan: Lan) -> None:

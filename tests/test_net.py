@@ -253,19 +253,25 @@ def test_a_peer_that_reads_nothing_costs_a_bounded_queue(lan: Net) -> None:
     assert client.ended is End.OVERRUN
 
 
-def test_a_ghosts_socket_goes_to_the_relay_with_its_hello(lan: Net) -> None:
+def test_a_link_that_has_begun_is_given_to_another_process_with_its_keys() -> None:
+    lan = Net((Role.COMRADE, Role.GHOST))
     ghost = lan.dial(GHOST)
-    lan.until(lambda: lan.served and lan.served[0].ended)
-    assert lan.served[0].ended is End.OTHER_ROLE and not lan.served[0].is_stranger
-    sock, hello = lan.served[0].detach()
-    shake = Handshake(False, COOKIE, BOB, roles=(Role.GHOST,))
-    relayed = Link(sock, "127.0.0.1", shake, lan.now)
-    relayed.resume(hello, lan.now)
-    lan.served[0] = relayed
-    lan.until(lambda: ghost.peer and relayed.peer)
+    lan.until(lambda: ghost.peer and lan.served and lan.served[0].peer)
+    here = lan.served[0]
+    assert here.peer == GHOST
+    released: List[int] = []
+    here.release = lambda: released.append(here.fileno())
+    given = here.give()
+    assert given is not None and here.ended is End.GIVEN and len(released) == 1
+    with given[0] as sock:
+        lan.served[0] = net.adopt(sock.dup(), "127.0.0.1", GHOST, given[1], lan.now)
     ghost.send(Kind.PING, {"n": 1})
     lan.until(lambda: lan.heard)
-    assert lan.heard == [(relayed, Frame(Kind.PING, {"n": 1}))]
+    assert lan.heard == [(lan.served[0], Frame(Kind.PING, {"n": 1}))]
+    lan.served[0].send(Kind.PONG, {"n": 1})
+    lan.until(lambda: len(lan.heard) == 2)
+    assert lan.heard[1] == (ghost, Frame(Kind.PONG, {"n": 1}))
+    lan.close()
 
 
 # --- strangers ------------------------------------------------------------------------

@@ -1,0 +1,225 @@
+"""Ghosts, for real: their clairvoyants, their tasks, and what becomes of both."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from cluster import Cluster, until
+from haunts import Ghost, Haunted, relays_of
+from helpers import CHECKOUT
+
+SLACK_S = 3.0  # of a busy machine, beyond what is promised
+
+
+def test_a_ghost_takes_tasks_with_files_and_gives_their_outputs_back():
+    with Haunted(2, 1) as haunted:
+        first, second = haunted.nodes
+        (ghost,) = haunted.ghosts
+        row = second.members()[ghost.address]
+        assert (row["role"], row["state"], row["cores"]) == ("ghost", "ready", 2)
+        assert "ghost of " in second.call("leoronic_nodes")
+        assert "clairvoyant" in first.members()[first.address]["tags"]
+        assert first.members()[first.address]["cores"] == 3  # one is for the relay
+        assert "clairvoyant" in first.call("leoronic_get_tags")
+
+        (ghost.directory / "there.txt").write_text("here\n")
+        big = first.directory / "big"
+        big.write_bytes(os.urandom(3 << 20))
+        tasks = [
+            second.add("echo $LEORONIC_NODE; echo err >&2", "worker:tag ghost1"),
+            second.add("cat there.txt", "worker:has_file there.txt"),
+            second.add("pwd", "worker:is " + ghost.address),
+            first.add("wc -c < big", "worker:tag ghost1", "big"),
+            second.add("head -c 200000 /dev/zero", "worker:tag ghost1"),
+        ]
+        assert second.wait(*tasks) == 0
+        assert second.output(tasks[0]).endswith(b"@%s\n" % ghost.address.encode())
+        assert first.output(tasks[0], "--stderr") == b"err\n"
+        assert second.output(tasks[1]) == b"here\n"
+        assert second.output(tasks[2]) == b"%s\n" % os.fsencode(str(ghost.directory))
+        assert second.output(tasks[3]) == b"%d\n" % (3 << 20)
+        assert second.output(tasks[4]) == bytes(200000)
+        assert os.listdir(str(ghost.directory)) == ["there.txt"]
+
+
+def test_which_comrade_a_ghost_goes_to():
+    with Cluster(3, 8) as cluster:  # 127.0.0.8, .9, .10: as numbers, not as words
+        top = cluster.nodes[0].top
+        wanted = {"": 8, "1": 9, "5": 10, "127.0.0.9": 9}
+        ghosts = [
+            Ghost(top, cluster.nodes[0], n, list(reversed(cluster.addresses)))
+            for n in range(1, 5)
+        ]
+        try:
+            for ghost, argument in zip(ghosts, wanted):
+                ghost.start(*filter(None, [argument]))
+            for ghost, last in zip(ghosts, wanted.values()):
+                node = cluster.nodes[last - 8]
+                until(
+                    "%s at %d" % (ghost.env, last),
+                    lambda g=ghost, n=node: (
+                        Haunted.clairvoyant(g, n) == n.address  # type: ignore[misc]
+                    ),
+                )
+        finally:
+            for ghost in ghosts:
+                ghost.close()
+
+
+@pytest.mark.parametrize("argument", ["-1", "1.2.3", "old1", "1 2"])
+def test_a_wrong_argument_is_told_in_words(argument, tmp_path):
+    env = dict(os.environ, HOME=str(tmp_path), LEORONIC_DISCOVERY="off")
+    done = subprocess.run(
+        [env["LEORONIC_PYTHON"], str(CHECKOUT / "ghost.py"), argument],
+        env=env,
+        cwd=str(tmp_path),
+        capture_output=True,
+        timeout=20,
+    )
+    assert done.returncode == 100
+    assert argument in done.stderr.decode() and "Traceback" not in done.stderr.decode()
+
+
+def test_a_ghost_without_a_cookie_says_where_to_put_it(tmp_path):
+    env = dict(os.environ, HOME=str(tmp_path), LEORONIC_DISCOVERY="off")
+    env["LEORONIC_COOKIE_FILE"] = str(tmp_path / "no cookie")
+    done = subprocess.run(
+        [env["LEORONIC_PYTHON"], str(CHECKOUT / "ghost.py")],
+        env=env,
+        cwd=str(tmp_path),
+        capture_output=True,
+        timeout=20,
+    )
+    assert done.returncode == 100
+    assert str(tmp_path / "no cookie") in done.stderr.decode()
+
+
+def test_its_tasks_go_on_when_its_clairvoyant_is_killed():
+    with Haunted(3, 1) as haunted:
+        first, second, third = haunted.nodes
+        (ghost,) = haunted.ghosts
+        ledger = haunted.ledger
+        ids = third.add_all(
+            [ledger.task("t%d" % i, gated=True) for i in range(2)], "worker:tag ghost1"
+        )
+        until("both run", lambda: len(ledger.running()) == 2)
+        first.kill9()
+        took = haunted.await_attached(ghost, second)
+        assert took < 5 + SLACK_S
+        time.sleep(2)
+        ledger.open_gate()
+        assert third.wait(*ids) == 0
+        ledger.check(["t0", "t1"])
+
+
+def test_what_ended_while_nobody_was_there_is_told_later():
+    with Haunted(1, 1) as haunted:
+        (node,) = haunted.nodes
+        (ghost,) = haunted.ghosts
+        task = node.add(
+            haunted.ledger.task("t", 2) + "; echo done", "worker:tag ghost1"
+        )
+        until("it runs", lambda: haunted.ledger.running())
+        node.stop()
+        until("it has ended", lambda: haunted.ledger.lines("end"))
+        ghost.kill9()  # what it knows is on its disk
+        ghost.start()
+        time.sleep(1)
+        node.start()
+        assert node.wait(task, seconds=30) == 0
+        assert node.output(task) == b"done\n"
+        haunted.ledger.check(["t"])
+
+
+def test_a_relay_that_is_killed_alone_costs_nothing():
+    with Haunted(2, 2) as haunted:
+        first, second = haunted.nodes
+        ledger = haunted.ledger
+        names = ["t%d" % i for i in range(4)]
+        ids = second.add_all(
+            [ledger.task(name, gated=True) for name in names], "worker:tag spooky"
+        )
+        until("all run", lambda: len(ledger.running()) == 4)
+        (relay,) = relays_of(first)
+        os.kill(relay, signal.SIGKILL)
+        until("another is started", lambda: relays_of(first) not in ([], [relay]))
+        for ghost in haunted.ghosts:
+            haunted.await_attached(ghost, first)
+        ledger.open_gate()
+        assert second.wait(*ids) == 0
+        ledger.check(names)
+        (relay,) = relays_of(first)
+        first.kill9()
+        until("it goes with main", lambda: not os.path.exists("/proc/%d" % relay), 3)
+
+
+def test_a_killed_ghosts_tasks_run_elsewhere_and_a_stopped_ones_come_back_at_once():
+    with Haunted(2, 2) as haunted:
+        first, second = haunted.nodes
+        ledger = haunted.ledger
+        names = ["t%d" % i for i in range(4)]
+        ids = second.add_all(
+            [ledger.task(name, gated=True) for name in names], "worker:tag spooky"
+        )
+        until("all run", lambda: len(ledger.running()) == 4)
+        victim, other = haunted.ghosts
+        mine = {
+            name
+            for name, line in ledger.running().items()
+            if victim.address in line.node
+        }
+        assert len(mine) == 2
+        second.call("leoronic_add_tag", "spooky")
+        at = time.time()
+        victim.kill9()
+        until("again", lambda: set(ledger.extra()) == mine)
+        again = [line.at - at for line in ledger.lines("start") if line.at > at]
+        assert 1.0 < min(again) and max(again) < 3.0 + SLACK_S
+        began = time.monotonic()
+        assert other.stop() == 0
+        assert time.monotonic() - began < 2.0 + SLACK_S
+        until("all again", lambda: len(ledger.extra()) == 4)
+        ledger.open_gate()
+        assert second.wait(*ids) == 0
+        rows = {row["id"]: row["attempt"] for row in second.rows()}
+        assert sorted(rows.values()) == [1, 1, 2, 2]  # handed back: that is no try
+
+
+def test_a_ghost_can_be_drained_and_its_task_deleted_from_anywhere():
+    with Haunted(2, 1) as haunted:
+        second = haunted.nodes[1]
+        (ghost,) = haunted.ghosts
+        name = second.members()[ghost.address]["name"]
+        task = second.add("sleep 60", "worker:tag ghost1")
+        until("it runs", lambda: second.state(task) == "running")
+        second.call("leoronic_drain", name)
+        until(
+            "it drains",
+            lambda: second.members()[ghost.address]["state"] == "draining",
+        )
+        late = second.add("echo late", "worker:tag ghost1")
+        second.call("leoronic_del_task", task)
+        until("it is stopped", lambda: second.members()[ghost.address]["running"] == 0)
+        assert second.state(late) == "waiting"
+        assert "it is draining" in second.call("leoronic_why", late)
+        second.call("leoronic_undrain", name)
+        assert second.wait(late) == 0
+
+
+def test_a_ghost_leaves_a_comrade_that_is_stuck_and_keeps_its_task():
+    with Haunted(2, 1) as haunted:
+        first, second = haunted.nodes
+        (ghost,) = haunted.ghosts
+        task = second.add(haunted.ledger.task("t", gated=True), "worker:tag ghost1")
+        until("it runs", lambda: haunted.ledger.running())
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            took = haunted.await_attached(ghost, second)
+            assert took < 10 + SLACK_S
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        haunted.ledger.open_gate()
+        assert second.wait(task) == 0
+        haunted.ledger.check(["t"])
