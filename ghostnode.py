@@ -19,8 +19,9 @@ answered within ANSWER_S, or a second's heartbeats that are not for DEAD_S: the
 clairvoyant is lost, whatever TCP says, and the next one has its turn.
 
 Invariants.
-D2  A run starts once (hands.py). A grant of an older term than the newest known is
-    handed back.
+D2  A run starts once (hands.py), also when it is told of again after it is over and
+    forgotten: then its end is told again. A grant of an older term than the newest
+    known is handed back.
 D4  Nothing that runs is stopped because a clairvoyant is gone.
 D12 What has ended stays on this disk until a comrade has acknowledged it; so it
     survives this process, and is told by the next.
@@ -61,7 +62,7 @@ from effects import (
 )
 from hands import PAUSED, Hands
 from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
-from record import Malformed, Phase, Record, canonical, encode, run_order
+from record import FINAL, Malformed, Phase, Record, canonical, encode, run_order
 from taskqueue import Queue
 
 ANSWER_S = 5.0  # a request is answered within this, or the clairvoyant is lost (seed)
@@ -70,6 +71,7 @@ AGAIN_S = 2.0  # a comrade that couldn't store an end is asked again
 BYE_WAIT_S = 0.5  # all is handed back: the clairvoyant gets it so long
 FRAME_BYTES = 262144  # of records, about
 SMALL_OUTPUT_BYTES = 65536  # pushed ahead of the end; larger ones stay here
+OVER_MAX = 10000  # finished runs that are remembered, some 500 bytes each
 FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 
 
@@ -115,6 +117,7 @@ class GhostNode:
         self._to_send: Dict[str, None] = {}
         self._again_at: Optional[float] = None
         self._stored: Dict[str, int] = {}  # what may be forgotten once it doesn't run
+        self._over: Dict[str, List[Any]] = {}  # runs of forgotten records, as sent
         self._unsaved: Dict[str, None] = {}  # keys that the disk doesn't have as here
         self._on_disk: Set[str] = set()
         self._batches: Dict[int, List[str]] = {}
@@ -284,7 +287,16 @@ class GhostNode:
                 del self._stored[key]  # it goes on: another answer will come
             elif not self._is_needed(record):
                 del self._stored[key]
+                self._remember(record)
                 self.queue.forget([key])
+
+    def _remember(self, record: Record) -> None:
+        """Know what was over here: a comrade whose copy is older may grant it again."""
+        for run_key, run in record.runs.items():
+            if run.worker == self.me.writer and run.phase >= FINAL:
+                self._over[run_key] = [*run[:3], int(run.phase), run.detail]
+        while len(self._over) > OVER_MAX:
+            del self._over[next(iter(self._over))]
 
     def _is_needed(self, record: Record) -> bool:
         hands = self.hands
@@ -414,10 +426,13 @@ class GhostNode:
         self._learn_term(fields)
         for wire in fields["r"]:
             before = self.queue.records.get(wire["k"])
-            record = self.queue.merge(wire)
+            runs = dict(wire.get("runs", {}))
+            runs.update((r, self._over[r]) for r in runs if r in self._over)
+            is_older = runs != wire.get("runs", {})
+            record = self.queue.merge(dict(wire, runs=runs) if is_older else wire)
             if record is None:
                 raise Malformed("a record")
-            if before is None:  # Just so it was sent: nothing is to be told.
+            if before is None and not is_older:  # Just so it was sent: no echo.
                 self._to_send.pop(record.key, None)
                 self._stored[record.key] = record.digest
 
