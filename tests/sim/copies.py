@@ -21,8 +21,8 @@ from record import FINAL, LIVING, Phase, Record, Run, State, run_order, split_ke
 from replica import WINDOW
 
 if TYPE_CHECKING:
+    from comrades import Comrade
     from ledger import Ledger
-    from machines import Comrade
 
 FINISHED = (State.DONE, State.FAILED, State.DELETED)
 STILL_POSSIBLE = {
@@ -56,9 +56,9 @@ class Copies:
         self._youngest: Dict[str, Tuple[int, str]] = {}  # writer -> order, key
         self._terms: Dict[str, int] = {}  # writer -> highest seen
         self._claims: Set[Tuple[str, int]] = set()  # writer, term of its grants
-        self._gone: List[Tuple[Comrade, str]] = []  # in this event
+        self._gone: List[Tuple[Any, str]] = []  # in this event
 
-    def watch(self, process: "Comrade") -> None:
+    def watch(self, process: Any) -> None:
         """Look at every change of a core's records."""
         queue = process.node.queue
         inner = queue.on_change
@@ -131,6 +131,8 @@ class Copies:
             self._on_grant(process, record)
         self._terms[process.writer] = max(term, highest)
         self.check(self.granted[run] == value.worker, "S11", run)
+        if value.phase is Phase.LOST:
+            self.ledger.attachments.on_lost(process, run, value)
         if value.phase in BY_WORKER:
             said = self._said.get((run, value.phase))
             if said is None:
@@ -158,15 +160,21 @@ class Copies:
                     is_known = run in record.runs
                     self.check(is_known, "D2", "%s granted %s" % (other.host.name, run))
 
+    def is_said(self, run: str, phase: Phase) -> bool:
+        """Say whether a worker has said this of its run."""
+        return (run, phase) in self._said
+
     # --- after each event ---------------------------------------------------------
 
-    def after_event(self, touched: List["Comrade"]) -> None:
+    def after_event(self, touched: List[Any]) -> None:
         """Check what needn't hold within an event."""
         gone, self._gone = self._gone, []
         for process, key in gone:
             if process.is_alive() and key not in process.node.queue.records:
                 self._on_gone(process, key)
         for process in touched:
+            if process.host.name in self.ledger.world.ghosts:
+                continue
             for peer, box in process.node.replica.boxes.items():
                 if len(box.sent) > WINDOW:
                     self.check(False, "S12", "%d frames to %s" % (len(box.sent), peer))
@@ -174,7 +182,9 @@ class Copies:
                     self.check(False, "S12", "what is to be sent to %s" % peer)
 
     def _on_gone(self, process: "Comrade", key: str) -> None:
-        if is_covered(process, key):
+        if process.host.name in self.ledger.world.ghosts:
+            self.ledger.attachments.on_forgotten(process, key)
+        elif is_covered(process, key):
             self.check(key in self.over, "S9", key + " is purged unfinished")
         else:
             promised = self.ledger.promises.promised["add"]

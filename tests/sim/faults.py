@@ -1,11 +1,12 @@
 """What goes wrong in a seed: a random subset of all faults, at random times.
 
-How it works. A seed is one of three kinds. In a *healthy* one at most one node at a
-time dies, stops, joins or comes back, nobody is paused for 2.5 s, all stay connected:
-D2 must hold to the letter. In a *paused* one a node is stopped for 4 to 11 s, maybe
-between deciding and sending, and D2 holds all the same (FAULTS 11 allows a duplicate):
-nobody counts as gone within 20 s of silence. In a *rough* one anything of ROUGH may
-happen, at once. Then recovery.py heals a core of it for good and demands liveness.
+How it works. A seed has ghosts (ghostfaults.py) or, mostly, none; and it is one of
+three kinds. In a *healthy* one at most one node at a time dies, stops, joins or comes
+back, nobody is paused for 2.5 s, all stay connected: D2 must hold to the letter. In a
+*paused* one a node is stopped for 4 to 11 s, maybe between deciding and sending, and D2
+holds all the same (FAULTS 11 allows a duplicate): nobody counts as gone within 20 s of
+silence. In a *rough* one anything of ROUGH may happen, at once. Then recovery.py heals
+a core of it for good and demands liveness.
 
 Each method of Faults is one fault; it is undone later, or when the core is healed.
 """
@@ -13,6 +14,7 @@ Each method of Faults is one fault; it is undone later, or when the core is heal
 from typing import Any, Callable, Dict, Iterable, List
 
 from disks import EIO, FULL
+from ghostfaults import GHOSTS, GhostFaults, start_ghosts
 from ledger import Broken
 from recovery import recover
 from shapes import SHAPES
@@ -25,14 +27,17 @@ MONTH_S = 31 * 86400.0  # longer than finished tasks are kept (purge.py)
 JUMPS_S = (1.0, 5.0, 60.0, 4000.0)  # below and above each patience of the core
 
 
-class Faults:
+class Faults(GhostFaults):
     """The faults of one seed."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.rng = world.rng
         self.names = sorted(world.hosts)
+        self.ghosts = sorted(world.ghosts)
         self.victim = self.rng.choice(self.names)
+        if self.ghosts and self.rng.random() < 0.5:
+            self.victim = self.rng.choice(self.ghosts)
 
     def one(self) -> str:
         return self.rng.choice(self.names)
@@ -221,10 +226,11 @@ class Faults:
     def single(self) -> None:
         """Kill, stop, switch off or bring back the one victim of this seed."""
         name, world = self.victim, self.world
-        if world.hosts[name].process is not None:
+        host = world.machines[name]
+        if host.process is not None:
             getattr(world, self.rng.choice(["kill", "stop", "power_off"]))(name)
         else:
-            if world.hosts[name].is_on and self.rng.random() < 0.2:
+            if host.is_on and name in world.hosts and self.rng.random() < 0.2:
                 world.wipe(name)
             world.start(name)
 
@@ -241,8 +247,11 @@ ROUGH = (
 ).split()
 HEALTHY = "single nap slow_network slow_disk bad_write echo delete".split()
 PAUSED = "pause_one slow_network slow_disk echo".split()
-LASTING = frozenset("slow_network slow_way loss echo slow_disk refuse".split())
-UNHURRIED = frozenset(["nap", "pause_one"])  # L8's bound is for those who aren't
+LASTING = frozenset(
+    "slow_network slow_way loss echo slow_disk refuse ghosts_slow_disk".split()
+)
+# L8's bound is for those who aren't:
+UNHURRIED = frozenset(["nap", "nap_ghost", "pause_one"])
 AT_ONCE = 0.25  # of the kinds of faults, on average, in one rough seed
 
 
@@ -250,13 +259,14 @@ def add_tasks(world: World) -> None:
     """Let users add all kinds of tasks, anywhere, all the time."""
     rng = world.rng
     names = sorted(world.hosts)
+    has_one_core = any(host.relay_cores for host in world.hosts.values())
     span = rng.choice([FAULTS_S, FAULTS_S, 2.0])
     for i in range(rng.randint(3, 8)):
         command = "%.1f %d" % (rng.uniform(0.1, 4), rng.random() < 0.15)
         needs: Dict[str, Any] = {}
         if rng.random() < 0.2:
             needs["retries"] = rng.randint(1, 2)
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and not has_one_core:
             needs["cores"] = 2
         if rng.random() < 0.1:
             needs["concurrency"] = False
@@ -286,10 +296,12 @@ def plan(world: World) -> Iterable[str]:
     """Choose what goes wrong in this seed, and when."""
     rng, ledger = world.rng, world.ledger
     faults = Faults(world)
+    own = GHOSTS if world.ghosts else {}
     ledger.is_healthy = rng.random() < 0.35
     kinds = HEALTHY if ledger.is_healthy else ROUGH
     if rng.random() < 0.1:
         ledger.is_healthy, kinds = True, PAUSED
+    kinds = [*kinds, *own.get(kinds[0], [])]
     share = 0.5 if ledger.is_healthy else AT_ONCE
     chosen = [kind for kind in kinds if rng.random() < share] or [rng.choice(kinds)]
     ledger.is_prompt = ledger.is_healthy and UNHURRIED.isdisjoint(chosen)
@@ -297,6 +309,8 @@ def plan(world: World) -> Iterable[str]:
     for name in world.hosts:
         joins = rng.uniform(0.5, 8) if name == late and rng.random() < 0.4 else 0.0
         world.at(joins or rng.uniform(0, 0.5), world.start, name)
+    if world.ghosts:
+        start_ghosts(world, faults.victim)
     for kind in [kind for kind in chosen if kind in LASTING]:
         world.at(rng.uniform(0, 6), getattr(faults, kind))
     events, t = [kind for kind in chosen if kind not in LASTING], 3.0
@@ -310,7 +324,8 @@ def plan(world: World) -> Iterable[str]:
 
 def simulate(seed: int, walls: int = 0) -> World:
     """Run a seed to its end; Broken says what doesn't hold."""
-    world = World(seed, "abcde"[: random_size(seed)], walls)
+    ghosts = "xyz"[: random_ghosts(seed)]
+    world = World(seed, "abcde"[: random_size(seed)], walls, ghosts)
     try:
         chosen = plan(world)
         world.log("seed %d: %s" % (seed, " ".join(chosen)))
@@ -331,6 +346,11 @@ def random_size(seed: int) -> int:
     return (3, 3, 3, 4, 5)[seed * 7919 % 5]
 
 
+def random_ghosts(seed: int) -> int:
+    """Give the number of ghosts: mostly none."""
+    return (0, 0, 0, 0, 1, 2, 3)[seed * 7907 % 7]
+
+
 def _is_fault(event: Any) -> bool:
     """Say whether an event is a fault, or undoes one: time is up for both."""
     owner = getattr(event[2], "__self__", None)
@@ -340,5 +360,6 @@ def _is_fault(event: Any) -> bool:
 
 
 WORLD_FAULTS = (
-    "break_links cut kill mend partition pause power_off resume start stop wake"
+    "break_links cut cut_way kill kill_relay mend partition pause power_off resume "
+    "start stop wake"
 ).split()

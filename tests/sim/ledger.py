@@ -6,15 +6,17 @@ Broken at once, with its number of FAULTS.md or DESIGN.md.
 
 Where each is: here S2 (of starts), S5 (D2), S6, S7, S10, S11 (of starts), D13, L7.
 copies.py, at each change of a copy: S2, S3, S4, S8, S9, S11, S12, D2, the order of
-counters. promises.py: S1, S15, D10, L8. recovery.py, after the faults: L1 to L4, L6,
-L7, L9, L10. test_seeds.py: S13, and that a seed decides everything.
+counters. promises.py: S1, S15, D10, L8. attachments.py: D12, and S6, S15 and D10 of
+ghosts. recovery.py, after the faults: L1 to L7, L9, L10. test_seeds.py: S13, and that a
+seed decides everything.
 Elsewhere: S14 test_net.py, test_links.py; S16 test_journal.py, which also shows that a
 real disk is as disks.py says; S3 as laws test_merge.py; the rest of S12 (sockets,
-memory) test_links.py and the benchmarks. L5 is about ghosts.
+memory) test_links.py and the benchmarks.
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List
 
+from attachments import Attachments
 from copies import FINISHED, Copies, runs_at
 from promises import Promises
 
@@ -23,7 +25,8 @@ from hands import DUPLICATE
 from record import FINAL, Phase, Record, run_order
 
 if TYPE_CHECKING:
-    from machines import Comrade, Host
+    from comrades import Comrade
+    from machines import Host
     from world import World
 
 COPY_S = 2.95  # a grant to oneself may go without its second copy after 3 s
@@ -62,7 +65,8 @@ class Ledger:
         self.last_death = -COPY_S
         self.copies = Copies(self)
         self.promises = Promises(self)
-        self.on_fsync, self.on_acked = self.promises.on_fsync, self.promises.on_acked
+        self.attachments = Attachments(self)
+        self.on_acked = self.promises.on_acked
         self.on_recovered = self.promises.on_recovered
         self.watch = self.copies.watch
 
@@ -73,7 +77,7 @@ class Ledger:
 
     # --- tasks --------------------------------------------------------------------
 
-    def on_start(self, process: "Comrade", run: str, record: Record) -> None:
+    def on_start(self, process: Any, run: str, record: Record) -> None:
         """A machine starts a run."""
         t, key = self.world.t, record.key
         self.world.log("%s starts %s of %s" % (process.host.name, run, key))
@@ -83,7 +87,10 @@ class Ledger:
         self.check(run not in self.lives, "S11", run + " starts twice")
         assert here is not None
         self.check(here.state not in FINISHED, "S10", "%s is %s" % (key, here.state))
-        self._check_copies(process, run, key)
+        if process.host.name in self.world.ghosts:
+            self.attachments.on_start(run, key)
+        else:
+            self._check_copies(process, run, key)
         former = self.of_task.setdefault(key, [])
         if self.is_healthy:
             for life in former:
@@ -91,6 +98,12 @@ class Ledger:
                 self.check(over, "D2", "%s runs as %s too" % (run, life.run))
         life = self.lives[run] = Life(run, key, process, t)
         former.append(life)
+
+    def on_fsync(self, host: "Host", batch: core.Persist) -> None:
+        """A batch is on a disk."""
+        if host.name in self.world.hosts:
+            self.promises.on_fsync(host, batch)
+        self.attachments.on_fsync(host, batch)
 
     def _check_copies(self, process: "Comrade", run: str, key: str) -> None:
         if run_order(run)[2] != process.writer or not process.node.mesh.links:
@@ -108,9 +121,11 @@ class Ledger:
         life = self.lives[run]
         if life.ended is None:
             life.ended, life.fate = self.world.t, cause or str(status)
+            if life.process.host.name in self.world.ghosts:
+                self.attachments.on_end(life)
             self.world.log("%s ends: %s" % (run, life.fate))
 
-    def on_kill(self, process: "Comrade", effect: core.Kill) -> None:
+    def on_kill(self, process: Any, effect: core.Kill) -> None:
         """A machine is to stop a run."""
         life, t = self.lives[effect.run], self.world.t
         self.world.log(
@@ -126,9 +141,11 @@ class Ledger:
         ]
         self.check(bool(smaller), "S7", effect.run + " is the smallest that lives")
 
-    def on_death(self, process: "Comrade", delay: float) -> None:
+    def on_death(self, process: Any, delay: float) -> None:
         """A process is killed: so are its tasks, within a second."""
-        self.last_death = self.world.t
+        is_ghost = process.host.name in self.world.ghosts
+        if not is_ghost:
+            self.last_death = self.world.t
         others = [p for p in self.world.living() if p is not process]
         for life in self.lives.values():
             if life.process is not process:
@@ -138,9 +155,11 @@ class Ledger:
             elif not any(_is_final(p, life) for p in others):
                 life.fate = "died"  # It took the news of the end with it.
         process.sandbox.runs.clear()
-        self.promises.on_crash(process.host)
+        self.attachments.on_death(process)
+        if not is_ghost:
+            self.promises.on_crash(process.host)
 
-    def on_stopped(self, process: "Comrade") -> None:
+    def on_stopped(self, process: Any) -> None:
         """A process says that it may end."""
         alive = [
             life.run
@@ -155,11 +174,12 @@ class Ledger:
             if life.process.host is host and life.ended is not None:
                 life.ended = min(life.ended, self.world.t)
 
-    def after_event(self, touched: List["Comrade"]) -> None:
+    def after_event(self, touched: List[Any]) -> None:
         """Check what must hold between any two events."""
         self.copies.after_event(touched)
+        self.attachments.after_event()
 
-    def alive(self, processes: List["Comrade"]) -> List[Life]:
+    def alive(self, processes: List[Any]) -> List[Life]:
         """Give what runs now on some of the machines."""
         t = self.world.t
         lives = [life for life in self.lives.values() if life.is_alive(t)]
@@ -171,13 +191,15 @@ class Ledger:
         """Check what must hold once all is quiet, in the core of the cluster."""
         processes = self.world.core()
         self.promises.settle(processes)
+        self.attachments.settle(processes)
         for process in processes:
             queue, name = process.node.queue, process.host.name
             self.check(not queue.contradictions, "S8", name + " saw a contradiction")
             self.check(not queue.malformed, "D9", "%s" % (queue.malformed,))
             for record in queue.records.values():
                 self._check_runs(record)
-        alive = [life.run for life in self.alive(processes)]
+        here = [*processes, *self.attachments.core_ghosts()]
+        alive = [life.run for life in self.alive(here)]
         self.check(not alive, "L7", "%s still run" % alive)
 
     def _check_runs(self, record: Record) -> None:

@@ -1,15 +1,15 @@
-"""The machines: clocks, sandboxes, and the process that comrade.py is.
+"""The machines: clocks, sandboxes, and the process that any worker is.
 
-Rules. Does with a core what comrade.py does, in its order, and nothing else. The
-effects that a core may have are a table (PERFORM), so that another kind of process
-(one that has no disk, say) has another table; what runs tasks (`Sandbox`) and what
-goes over a wire (wires.py) know only an owner.
+Rules. Does with a core what comrade.py and ghost.py both do, in their order, and
+nothing else. The effects that a core may have are a table (PERFORM) of each kind of
+process; what runs tasks (`Sandbox`) and what goes over a wire (wires.py) know only an
+owner. comrades.py and specters.py are the two kinds.
 
 How it works. A `Host` is a machine: its two clocks, its disk, its files, at most one
-`Comrade`. A Comrade steps and ticks a node.Node and performs its effects. When it is
-paused it takes what came in when it resumes, as a select loop does: first the messages,
-then the tick. Its disk's writes are those of the journal's thread: all that waits is
-one transaction, and answers when that is fsynced.
+`Process`. That steps and ticks a core and performs its effects. When it is paused it
+takes what came in when it resumes, as a select loop does: first the messages, then the
+tick. Its disk's writes are those of the journal's thread: all that waits is one
+transaction, and answers when that is fsynced.
 
 Clocks. `Comrade.now` is CLOCK_BOOTTIME: it runs a little fast or slow, and jumps
 forward when the machine was suspended. The wall clock is any number at all, drawn anew
@@ -23,15 +23,14 @@ from disks import Disk
 from wires import Wire
 
 import effects as core
-from node import Node
 from record import Record
 
 if TYPE_CHECKING:
     from world import World
 
 TICK_S = 0.001  # the next tick isn't before this: no clock here is finer
-REDIAL_S = (0.2, 2.0)
 DIAL_S = 1.0  # then a dial has timed out
+WRITE_SEQ = 0  # of batches that nobody waits for
 DRIFT = 0.005  # a clock gains or loses up to this much of a second each second
 WALL_S = 315e6  # wall clocks are wrong by up to ten years
 MEMORY, DISK = 1 << 30, 1 << 40
@@ -44,16 +43,20 @@ class Host:
         rng = world.rng
         self.world = world
         self.name = name
+        self.address = "10.0.0.%d" % (1 + ord(name[0]) - ord("a"))
+        self.wanted = ""  # of a ghost: the argument of ghost.py
         self.offset = rng.choice([0.0, rng.uniform(0, 1e6)])
         self.rate = 1 + rng.choice([0.0, rng.uniform(-DRIFT, DRIFT)])
         self.disk = Disk()
         self.files: Set[str] = set()
         self.ids = 0  # node ids drawn so far
         self.is_on = True
+        self.jumps = 0
         self.is_asleep = False  # suspended: its tasks stand still too
-        self.process: Optional[Comrade] = None
+        self.process: Any = None  # of it, while it runs
         self.cores = 2
         self.tags = ["tag " + name]
+        self.relay_cores = 0  # of a comrade: set aside while it has ghosts
         self.refusal = 0.0  # how often the sandbox refuses a run
 
     def now(self) -> float:
@@ -72,6 +75,7 @@ class Host:
         """Let CLOCK_BOOTTIME jump forward."""
         self.world.log("clock of %s jumps by %.0f s" % (self.name, seconds))
         self.offset += seconds
+        self.jumps += 1
         if self.process is not None:
             self.process.wake = None
             self.process.tick_soon()
@@ -121,70 +125,41 @@ class Sandbox:
         del self.runs[run]
         self.world.ledger.on_end(run, status, cause)
         at, end = owner.host.wall(), owner.host.wall()
-        ended = core.RunEnded(run, status, cause, at, end, 1.0, [0, ""], [0, ""])
+        out = owner.output(run)
+        ended = core.RunEnded(run, status, cause, at, end, 1.0, out, [0, ""])
         owner.take(owner.step, ended)
 
 
-class Comrade:
-    """One life of a comrade: what comrade.py does around a node.Node."""
+class Process:
+    """One life of a worker: what comrade.py and ghost.py do around a core."""
+
+    performs: Dict[type, Callable[..., None]]
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.world = host.world
-        found = host.disk.load()
-        self.found = found
-        meta = {name: data.decode("ascii") for name, data in found.meta.items()}
-        self.node_id = meta.get("node_id") or host.new_id()
+        self.found = host.disk.load()
+        self.kept = {k: data.decode("ascii") for k, data in self.found.meta.items()}
         self.writer = "%016x" % self.world.rng.getrandbits(64)
-        self.former = meta.get("writers", "").split()
-        self.known: Dict[str, str] = json.loads(meta.get("members", "{}"))
-        starts = int(meta.get("starts", "0")) + 1
-        self.meta = {  # what is to be kept beside the records
-            "node_id": self.node_id,
-            "starts": str(starts),
-            "writers": " ".join([*self.former, self.writer]),
-        }
+        self.former = self.kept.get("writers", "").split()
+        # What is to be kept beside the records.
+        self.meta = {"writers": " ".join([*self.former, self.writer])}
         self.written: Dict[str, str] = {}  # meta as the disk has it
-        self.node = self.new_node()
+        self.node: Any = None
         self.sandbox = Sandbox(self)
-        self.wires: Dict[str, Wire] = {}  # peer's node id -> wire
-        self.ids: Dict[str, str] = {}  # machine -> the node id that answered there
+        self.wires: Dict[str, Wire] = {}  # by the peer's name
         self.waiting: List[core.Persist] = []  # for the disk
         self.writing: List[core.Persist] = []  # under way to it
         self.inbox: List[Tuple[Callable[..., None], Any]] = []
         self.is_paused = False
+        self.paused_at = 0.0
         self.is_to_pause = False  # in the middle of its next turn that sends records
         self.is_ticking = False
         self.wake: Optional[float] = None
 
-    def new_node(self) -> Node:
-        """Make a core for this process."""
-        host, starts = self.host, int(self.meta["starts"])
-        me = core.Identity(self.node_id, self.writer, host.name, "10.0.0.1", starts)
-        return Node(me, host.cores, MEMORY, (), lambda regex, text: regex in text)
-
-    def load(self, node: Node) -> None:
-        """Let a core take what the disk had."""
-        node.files.update(self.host.files)
-        rows = [json.loads(row.decode("ascii")) for row in self.found.rows.values()]
-        node.load(rows, self.found.meta)
-
     def is_alive(self) -> bool:
         """Say whether this is still the process of its host."""
         return self.host.process is self
-
-    def begin(self) -> None:
-        """Start from what the disk has."""
-        world = self.world
-        world.ledger.watch(self)
-        self.load(self.node)
-        world.ledger.on_recovered(self)
-        self.node.begin(self.former, self.known, self.now)
-        self.step(core.Sync(0))
-        for name in world.hosts:
-            if name != self.host.name:
-                world.after(world.rng.uniform(0, 0.5), self.dial, name)
-        self.tick_soon()
 
     @property
     def now(self) -> float:
@@ -208,6 +183,10 @@ class Comrade:
         self.perform(self.node.step(message, self.now))
         self.tick_soon()
 
+    def rows(self) -> List[Any]:
+        """Give the records that the disk had, as a core takes them."""
+        return [json.loads(row.decode("ascii")) for row in self.found.rows.values()]
+
     def tick_soon(self) -> None:
         """Tick once all that happens at this moment has happened."""
         if not self.is_ticking:
@@ -222,18 +201,15 @@ class Comrade:
         self.world.touch(self)
         made, deadline = self.node.tick(self.now)
         self.perform(made)
-        self._know_members()
+        self._look_after()
         if self.is_alive() and deadline is not None:
             at = max(self.host.when(deadline), self.world.t + TICK_S)
             if self.wake is None or not self.world.t < self.wake <= at:
                 self.wake = at
                 self.world.at(at, self.wake_up, at)
 
-    def _know_members(self) -> None:
-        members = self.node.mesh.members
-        if members and members.keys() != self.known.keys():
-            self.known = {node_id: "10.0.0.1" for node_id in members}
-            self.meta["members"] = json.dumps(self.known, sort_keys=True)
+    def _look_after(self) -> None:
+        """Do what a kind of process does after each tick."""
 
     def wake_up(self, at: float) -> None:
         """The deadline that `select` was given."""
@@ -260,18 +236,7 @@ class Comrade:
             self.inbox.append((self.perform, (made,)))
             return
         for effect in made:
-            PERFORM[type(effect)](self, effect)
-
-    def _send(self, effect: core.Send) -> None:
-        wire = self.wires.get(effect.peer)
-        if wire is not None:
-            wire.send(self, effect.kind, effect.fields)
-
-    def _close_link(self, effect: core.CloseLink) -> None:
-        wire = self.wires.get(effect.peer)
-        if wire is not None:
-            wire.close(self)
-            self._redial(wire)
+            self.performs[type(effect)](self, effect)
 
     def _persist(self, effect: core.Persist) -> None:
         own = {k: v for k, v in self.meta.items() if self.written.get(k) != v}
@@ -308,11 +273,11 @@ class Comrade:
         if not error:
             own = [name for name in batch.meta if name in self.meta]
             self.written.update({name: batch.meta[name].decode() for name in own})
-        self.step(core.Written(batch.seq, error))
+        if batch.seq != WRITE_SEQ:
+            self.step(core.Written(batch.seq, error))
 
-    def _acked(self, effect: core.Acked) -> None:
-        if effect.ticket:  # 0 is the process's own Sync
-            self.world.ledger.on_acked(self, effect)
+    def _log(self, effect: core.Log) -> None:
+        self.world.log("%s: %s" % (self.host.name, effect.text))
 
     def _check(self, effect: core.Check) -> None:
         holds = [c for c in effect.conditions if c.split(":")[1] in self.host.tags]
@@ -328,9 +293,6 @@ class Comrade:
     def _stopped(self, effect: core.Stopped) -> None:
         self.world.ledger.on_stopped(self)
         self.world.end_process(self, is_clean=True)
-
-    def _log(self, effect: core.Log) -> None:
-        self.world.log("%s: %s" % (self.host.name, effect.text))
 
     def _want_file(self, effect: core.WantFile) -> None:
         self.world.after(0.1, self.fetch, effect.digest)
@@ -348,90 +310,24 @@ class Comrade:
                     return
         self.world.after(0.5, self.fetch, digest)
 
-    def _want_output(self, effect: core.WantOutput) -> None:
-        """Outputs are empty here; outputs.py and its tests are about them."""
+    def output(self, run: str) -> List[Any]:
+        """Give what a run printed: nothing."""
+        return [0, ""]
 
     # --- links --------------------------------------------------------------------
 
-    def on_frame(self, wire: Wire, kind: str, fields: Dict[str, Any]) -> None:
-        """Give the core what came."""
-        self.step(core.Frame(wire.other(self).node_id, kind, fields))
-
-    def on_end(self, wire: Wire, why: str) -> None:
-        """A wire is gone, and not by our will."""
-        self._redial(wire)
-        self.step(core.LinkLost(wire.other(self).node_id, why))
-
     def forget(self, wire: Wire) -> None:
         """It is closed at this end."""
-        peer = wire.other(self).node_id
-        if self.wires.get(peer) is wire:
+        for peer in [peer for peer, known in self.wires.items() if known is wire]:
             del self.wires[peer]
 
-    def is_linked(self, name: str) -> bool:
-        """Say whether there is a wire to a machine."""
-        return any(wire.other(self).host.name == name for wire in self.wires.values())
 
-    def _redial(self, wire: Wire) -> None:
-        name = wire.other(self).host.name
-        self.world.after(self.world.rng.uniform(0.2, 0.5), self.dial, name)
-
-    def dial(self, name: str) -> None:
-        """Try to connect to a machine; go on trying while there is no link."""
-        world, network, here = self.world, self.world.network, self.host.name
-        if not self.is_alive() or self.is_linked(name):
-            return
-        there, pair = world.hosts[name], frozenset((name, here))
-        is_open = not network.is_cut(here, name) and there.is_on
-        if is_open and not self.is_paused and pair not in world.dialling:
-            other, delay = there.process, 2 * network.latency(here, name)
-            if other is None:
-                refused = core.DialRefused(self.ids.get(name, name))
-                world.after(delay, self.take, self.step, refused)
-            elif not other.is_paused and delay <= DIAL_S:
-                world.dialling.add(pair)
-                wire = Wire(network, self, other)
-                world.after(delay, _accept, world, wire, 1, pair)
-        world.after(world.rng.uniform(*REDIAL_S), self.dial, name)
-
-
-def _accept(world: "World", wire: Wire, side: int, pair: Any) -> None:
-    """One end, then the other, has authenticated its peer."""
-    process, other = wire.ends[side], wire.ends[1 - side]
-    is_cut = world.network.is_cut(process.host.name, other.host.name)
-    are_there = process.is_alive() and other.is_alive() and not process.is_paused
-    if is_cut or not are_there:
-        world.dialling.discard(pair)
-        wire.close(other)
-        return
-    old = process.wires.get(other.node_id)
-    if old is not None:
-        old.close(process)
-        process.step(core.LinkLost(other.node_id, "broken"))
-    if not process.is_alive():
-        world.dialling.discard(pair)
-        return
-    process.wires[other.node_id] = wire
-    process.ids[other.host.name] = other.node_id
-    process.step(core.LinkUp(other.node_id, other.writer))
-    wire.open(process)
-    if side == 1:
-        delay = world.network.latency(process.host.name, other.host.name)
-        world.after(min(delay, DIAL_S), _accept, world, wire, 0, pair)
-    else:
-        world.dialling.discard(pair)
-
-
-PERFORM: Dict[type, Callable[..., None]] = {
-    core.Acked: Comrade._acked,
-    core.Check: Comrade._check,
-    core.CloseLink: Comrade._close_link,
-    core.Kill: Comrade._kill,
-    core.Log: Comrade._log,
-    core.Persist: Comrade._persist,
-    core.Send: Comrade._send,
-    core.Start: Comrade._start,
-    core.Stopped: Comrade._stopped,
-    core.WantFile: Comrade._want_file,
-    core.WantOutput: Comrade._want_output,
+PERFORM: Dict[type, Callable[..., None]] = {  # of any worker
+    core.Check: Process._check,
+    core.Kill: Process._kill,
+    core.Log: Process._log,
+    core.Persist: Process._persist,
+    core.Start: Process._start,
+    core.Stopped: Process._stopped,
+    core.WantFile: Process._want_file,
 }

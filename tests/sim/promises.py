@@ -16,8 +16,9 @@ from copies import is_covered
 import effects as core
 
 if TYPE_CHECKING:
+    from comrades import Comrade
     from ledger import Ledger
-    from machines import Comrade, Host
+    from machines import Host
 
 DELETED = b'"del":true'
 # 2 s without progress, and the progress: own disk and a peer's, each 1 s at worst, and

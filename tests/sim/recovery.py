@@ -26,12 +26,15 @@ EQUAL_S = 5.0  # L1, from then on
 COORDINATOR_S = 7.0  # L6, from then on
 LOST_S = 20.0  # L4, from then on
 ONCE_S = 5.0 + 1.0  # L7, from then on; the second is TERM's, in this sandbox
+ATTACH_S = 10.0 + 5 * 3.0  # L5: the longest pause, and a dial of each that is late
+TOLD_S = 10.0  # L5: ghosts have nothing left
 IDLE_S = 15.0  # L2
 DONE_S = 60.0  # L3, and the work: silence is 20 s, refusals back off
 QUIET_S = 3.0  # L10: nothing changes any more
 FORGET_S = 15.0  # L9: a jump of the clock closes all links; then an hour's look
 MONTH_S = 31 * 86400.0
 CORE = 0.4  # how many seeds have machines that stay broken for ever
+GHOSTS = 0.3  # how many of the ghosts then stay broken, too
 MONTHS = 0.1  # how many go on for a month
 
 PARTED = ("parted", "unheard", "deaf", "paused", "asleep")
@@ -54,6 +57,8 @@ def recover(world: World) -> None:
     ledger.check(equal, "L1", "roots differ")
     one = world.until(lambda: is_agreed(world), COORDINATOR_S, 0.05)
     ledger.check(one, "L6", "coordinators %s" % world.coordinators())
+    attached = world.until(lambda: not lonely(world), ATTACH_S, 0.1)
+    ledger.check(attached, "L5", "not attached: %s" % lonely(world))
     lost = world.until(lambda: not orphans(world), LOST_S, 0.1)
     ledger.check(lost, "L4", "not called lost: %s" % orphans(world))
     once = world.until(lambda: not doubles(world), ONCE_S, 0.1)
@@ -62,6 +67,8 @@ def recover(world: World) -> None:
     bound = DONE_S + work(world)
     done = world.until(lambda: idle.is_over() and world.is_equal(), bound, 0.1)
     ledger.check(done, "L3", "unfinished: " + unfinished(world))
+    told = world.until(lambda: not untold(world), TOLD_S, 0.1)
+    ledger.check(told, "L5", "%s" % untold(world))
     before = world.coordinators()
     world.run(QUIET_S)
     ledger.check(world.is_equal(), "L1", "roots differ at the end")
@@ -89,13 +96,16 @@ def break_rest(world: World) -> None:
             disk.error = {"full": FULL, "eio": EIO}.get(fate, "")
         else:
             world.broken.add(name)
+    for name in sorted(world.ghosts):
+        if rng.random() < GHOSTS:
+            world.broken.add(name)
     for name in sorted(world.broken):
         break_one(world, name, rng.choice(PARTED + GONE))
 
 
 def break_one(world: World, name: str, fate: str) -> None:
     """Break one for ever; others that are broken may still hear it."""
-    inside = [other for other in world.hosts if other not in world.broken]
+    inside = [other for other in world.machines if other not in world.broken]
     world.log("%s for ever: %s" % (name, fate))
     if fate == "dead":
         world.kill(name)
@@ -121,6 +131,10 @@ def start_core(world: World) -> None:
             is_wanted = ("worker:tag " + name,) in wanted
             if is_wanted or world.rng.random() < 0.7:
                 world.start(name)
+    for name, host in world.ghosts.items():
+        if host.process is None and name not in world.broken:
+            if world.rng.random() < 0.7:
+                world.start(name)
     if not world.core():
         world.start(
             [name for name in sorted(world.hosts) if name not in world.broken][0]
@@ -140,7 +154,7 @@ def is_agreed(world: World) -> bool:
 
 def orphans(world: World) -> List[str]:
     """Give the runs that count as living, but whose worker isn't in the core."""
-    here = {process.writer for process in world.core()}
+    here = {process.writer for process in [*world.core(), *unbroken_ghosts(world)]}
     return [
         run
         for record in unfinished_records(world)
@@ -151,7 +165,8 @@ def orphans(world: World) -> List[str]:
 
 def doubles(world: World) -> List[str]:
     """Give the tasks that run more than once in the core, and are given up neither."""
-    keys = [life.key for life in world.ledger.alive(world.core())]
+    here = [*world.core(), *world.ledger.attachments.core_ghosts()]
+    keys = [life.key for life in world.ledger.alive(here)]
     given_up = {r.key for r in records(world) if r.given_up}
     return sorted({key for key in keys if keys.count(key) > 1} - given_up)
 
@@ -166,7 +181,7 @@ class Idle:
     def is_over(self) -> bool:
         """Say whether all is finished that the core can finish; check L2 meanwhile."""
         left = may_finish(self.world)
-        if self.world.ledger.alive(self.world.core()):
+        if self.world.ledger.alive([*self.world.core(), *unbroken_ghosts(self.world)]):
             self.since.clear()
         waiting = {r.key for r in left if is_simple(r)}
         for key in [key for key in self.since if key not in waiting]:
@@ -198,7 +213,7 @@ def unfinished_records(world: World) -> List[Record]:
 def may_finish(world: World) -> List[Record]:
     """Give those of them that don't wait for what only the rest has."""
     left = unfinished_records(world)
-    hosts = [process.host for process in world.core()]
+    hosts = [process.host for process in [*world.core(), *unbroken_ghosts(world)]]
     tags = {"worker:" + tag for host in hosts for tag in host.tags}
     files = set().union(*(host.files for host in hosts))
     stuck = [r for r in left if not _can_run(r, tags, files)]
@@ -232,6 +247,30 @@ def unfinished(world: World) -> str:
                 place = process.host.name
                 found.append("%s at %s: %s %s" % (record.key, place, why, runs))
     return "; ".join(found)
+
+
+def unbroken_ghosts(world: World) -> List[Any]:
+    """Give the ghosts that run, and aren't broken for ever."""
+    return [g for g in world.haunting() if g.host.name not in world.broken]
+
+
+def lonely(world: World) -> List[str]:
+    """Name the ghosts that should be attached to the core, but aren't."""
+    attached = world.ledger.attachments.core_ghosts()
+    return [g.host.name for g in unbroken_ghosts(world) if g not in attached]
+
+
+def untold(world: World) -> List[str]:
+    """Name what ghosts hold, though all is over and some disk can keep it (L5)."""
+    disks = [process.host.disk for process in world.core()]
+    if any(disk.is_hung or disk.error for disk in disks):
+        return lonely(world)
+    found = lonely(world)
+    for ghost in unbroken_ghosts(world):
+        name = ghost.host.name
+        found += ["%s at %s" % (key, name) for key in ghost.node.queue.records]
+        found += ["%s on %s's disk" % (key, name) for key in ghost.host.disk.rows]
+    return found
 
 
 def wait_a_month(world: World) -> None:

@@ -2,8 +2,9 @@
 
 Rules. One seed decides everything: every random number comes from `World.rng`, every
 iteration has an order. Here is what can be done to the cluster, as verbs; machines.py,
-wires.py and disks.py say how it behaves, ledger.py what may not happen (it never asks
-a core what is true), faults.py what goes wrong in a seed, recovery.py what must follow.
+comrades.py, ghostprocess.py, relays.py, wires.py and disks.py say how it behaves,
+ledger.py what may not happen (it never asks a core what is true), faults.py what goes
+wrong in a seed, recovery.py what must follow.
 
 How it works. `World.heap` holds what happens next, by virtual time. After each event
 the ledger looks at the processes that it touched.
@@ -14,8 +15,10 @@ from heapq import heappop, heappush
 from math import ceil
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Set, Tuple
 
+from comrades import Comrade
+from ghostprocess import Ghost
 from ledger import Ledger
-from machines import Comrade, Host
+from machines import Host, Process
 from wires import Network, Wire
 
 import effects as core
@@ -32,7 +35,9 @@ RESET = 0.3  # how often a killed process's peers read a reset, not an EOF
 class World:
     """The machines, the network between them, and the clock of it all."""
 
-    def __init__(self, seed: int, names: Iterable[str], walls: int = 0) -> None:
+    def __init__(
+        self, seed: int, names: Iterable[str], walls: int = 0, ghosts: str = ""
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.wall_rng = random.Random(walls)  # wall clocks decide nothing (S13)
@@ -42,12 +47,12 @@ class World:
         self.network = Network(self)
         self.steps = self._count = self._tickets = 0
         self.story: List[str] = []
-        self._touched: Dict[Comrade, None] = {}
+        self._touched: Dict[Process, None] = {}
         self.broken: Set[str] = set()  # machines that stay broken for ever
         self.ledger = Ledger(self)
-        self.hosts: Dict[str, Host] = {}
-        for name in names:
-            self.hosts[name] = Host(self, name)
+        self.hosts: Dict[str, Host] = {name: Host(self, name) for name in names}
+        self.ghosts: Dict[str, Host] = {name: Host(self, name) for name in ghosts}
+        self.machines = dict(self.hosts, **self.ghosts)
 
     # --- time ---------------------------------------------------------------------
 
@@ -79,7 +84,7 @@ class World:
         self.t = end
         return is_so()
 
-    def touch(self, process: Comrade) -> None:
+    def touch(self, process: Process) -> None:
         """Know that an event reached a core."""
         self.steps += 1
         self._touched[process] = None
@@ -96,38 +101,47 @@ class World:
     # --- what happens to machines -------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Switch a machine on and start its comrade."""
-        host = self.hosts[name]
+        """Switch a machine on and start its comrade, or ghost."""
+        host = self.machines[name]
         host.is_on = True
         if host.process is None:
             self.ledger.on_clean_up(host)
-            host.process = Comrade(host)
+            host.process = (Ghost if name in self.ghosts else Comrade)(host)
             found, writer = host.process.found, host.process.writer
             self.log("start %s as %s %s" % (name, writer, found.damage))
             host.process.begin()
 
     def kill(self, name: str) -> None:
-        """Kill the comrade (SIGKILL): its peers read EOF, or a reset."""
-        process = self.hosts[name].process
+        """Kill the comrade or ghost (SIGKILL): its peers read EOF, or a reset."""
+        process = self.machines[name].process
         if process is not None:
             self.log("kill " + name)
             self.end_process(process, is_clean=False)
 
     def power_off(self, name: str) -> None:
         """Switch the machine off: nobody is told."""
-        process = self.hosts[name].process
-        self.hosts[name].is_on = False
+        process = self.machines[name].process
+        self.machines[name].is_on = False
         if process is not None:
             self.log("power off " + name)
             self.end_process(process, is_clean=False)
 
-    def end_process(self, process: Comrade, is_clean: bool) -> None:
+    def kill_relay(self, name: str) -> None:
+        """Kill the relay of a comrade alone: main starts another for the next ghost."""
+        process = self.hosts[name].process
+        if process is not None and process.desk.relay is not None:
+            self.log("kill the relay of " + name)
+            process.desk.end(is_reset=self.rng.random() < RESET)
+
+    def end_process(self, process: Process, is_clean: bool) -> None:
         """End a process: what wasn't fsynced is on its disk, or not, or torn."""
         host = process.host
         host.process = None
         host.disk.crash(self.rng)
         self.ledger.on_death(process, self.rng.uniform(0, WATCHER_S * host.is_on))
         is_reset = not is_clean and self.rng.random() < RESET
+        if isinstance(process, Comrade):
+            process.desk.end(is_reset, is_told=host.is_on)
         for wire in list(process.wires.values()):
             to = 1 - wire.side(process)
             if is_reset or not host.is_on:  # what was under way is lost with it
@@ -144,34 +158,34 @@ class World:
             peer.take(peer.on_end, wire, "broken")
 
     def stop(self, name: str) -> None:
-        """Stop a comrade as its user would."""
-        process = self.hosts[name].process
+        """Stop a comrade or ghost as its user would."""
+        process = self.machines[name].process
         if process is not None:
             self.log("stop " + name)
             process.take(process.step, core.Stop())
             self.after(STOP_S, self._hurry, process)
 
-    def _hurry(self, process: Comrade) -> None:
+    def _hurry(self, process: Process) -> None:
         if process.is_alive():
             self.log("stop of %s took too long" % process.host.name)
             self.end_process(process, is_clean=False)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP: the comrade stands still, its tasks and the kernel don't."""
-        process = self.hosts[name].process
-        if process is not None:
+        """SIGSTOP: the process stands still; its tasks, relay and the kernel don't."""
+        process = self.machines[name].process
+        if process is not None and not process.is_paused:
             self.log("pause " + name)
-            process.is_paused = True
+            process.is_paused, process.paused_at = True, self.t
 
     def pause_in_turn(self, name: str) -> None:
         """SIGSTOP between deciding and sending."""
-        process = self.hosts[name].process
+        process = self.machines[name].process
         if process is not None:
             process.is_to_pause = True
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
-        process = self.hosts[name].process
+        process = self.machines[name].process
         if process is not None:
             process.is_to_pause = False
         if process is not None and process.is_paused:
@@ -180,24 +194,26 @@ class World:
 
     def suspend(self, name: str) -> None:
         """Let a machine sleep: all on it stands still, nothing reaches it."""
-        self.hosts[name].is_asleep = True
+        self.machines[name].is_asleep = True
         self.pause(name)
         self.partition([name])
 
     def wake(self, name: str) -> None:
         """Wake a machine up; its clock says how long it slept."""
-        self.hosts[name].is_asleep = False
-        for other in self.hosts:
+        self.machines[name].is_asleep = False
+        for other in self.machines:
             self.mend(name, other)
         self.resume(name)
 
     def wipe(self, name: str) -> None:
-        """Empty the disk of a comrade that doesn't run: it'll be another node."""
-        host = self.hosts[name]
+        """Empty the disk of a process that doesn't run: it'll be another node."""
+        host = self.machines[name]
         if host.process is None:
             self.log("wipe " + name)
             host.disk, host.files = type(host.disk)(), set()
-            self.ledger.promises.on_damage(host)
+            if name in self.hosts:
+                self.ledger.promises.on_damage(host)
+            self.ledger.attachments.on_wiped(host)
 
     def flip(self, name: str, bits: int = 1) -> None:
         """Flip bits on the disk of a comrade that doesn't run."""
@@ -229,7 +245,7 @@ class World:
         """Part some from all others."""
         names = list(names)
         for a in names:
-            for b in self.hosts:
+            for b in self.machines:
                 if b not in names:
                     self.cut(a, b)
 
@@ -238,9 +254,9 @@ class World:
         self.log("mend %s %s" % (a, b))
         self.network.cuts.pop((a, b), None)
         self.network.cuts.pop((b, a), None)
-        for process in self.living():
-            for wire in list(process.wires.values()):
-                to = 1 - wire.side(process)
+        for end in self._ends():
+            for wire in list(end.wires.values()):
+                to = 1 - wire.side(end)
                 if wire.is_stalled[to]:
                     wire.arrive(to)
 
@@ -251,10 +267,11 @@ class World:
 
     def break_links(self, a: str, b: str) -> None:
         """Reset the connection between a and b."""
-        process = self.hosts[a].process
+        process = self.machines[a].process
         for wire in list(process.wires.values()) if process is not None else ():
             if wire.other(process).host.name == b:
                 self.log("break %s-%s" % (a, b))
+                self.ledger.attachments.on_reset(a, b)
                 wire.reset()
 
     def heal(self) -> None:
@@ -262,7 +279,7 @@ class World:
         self.log("heal")
         self.network.heal()
         self.mend_all()
-        for name, host in self.hosts.items():
+        for name, host in self.machines.items():
             host.disk.error, host.disk.is_hung, host.refusal = "", False, 0.0
             host.disk.delay = (0.002, 0.02)
             host.disk.fails_once = host.is_asleep = False
@@ -337,6 +354,19 @@ class World:
         """Give the processes that run, by name."""
         found = [host.process for _, host in sorted(self.hosts.items())]
         return [process for process in found if process is not None]
+
+    def haunting(self) -> List[Ghost]:
+        """Give the ghosts that run, by name."""
+        found = [host.process for _, host in sorted(self.ghosts.items())]
+        return [process for process in found if process is not None]
+
+    def _ends(self) -> List[Any]:
+        relays = [p.desk.relay for p in self.living() if p.desk.relay is not None]
+        return [*self.living(), *relays, *self.haunting()]
+
+    def host_at(self, address: str) -> Host:
+        """Give the machine of an address."""
+        return next(h for h in self.machines.values() if h.address == address)
 
     def core(self) -> List[Comrade]:
         """Give those of them that aren't broken for ever."""
