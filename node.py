@@ -162,10 +162,10 @@ class Node:
         self.room.expire_copies(now)
         self.hands.look_again()
         self.queue.changed.clear()
+        self.ghosts.flush(now)  # Before the copies leave that new grants wait for.
         self._is_sending = self.replica.flush()
         self.mesh.gossip(self.replica.may_gossip)
         self.ghosts.gossip(self.replica.may_gossip)
-        self.ghosts.flush(now)
         self.durable.flush(now)
         if self.hands.is_stopping:
             self._end_stop(now)
