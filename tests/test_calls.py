@@ -442,7 +442,7 @@ def test_a_large_answer_reaches_who_asks_the_ghost(haunted: Haunted) -> None:
         figures.note("4 MiB of output read at a ghost", "", "%.2f s" % since(began))
 
 
-def test_a_client_that_goes_away_is_forgotten_by_the_clairvoyant(
+def test_a_client_that_goes_away_disturbs_nobody(
     haunted: Haunted,
 ) -> None:
     ghost, node = haunted.ghost, haunted.nodes[0]
