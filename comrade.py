@@ -514,6 +514,10 @@ class Comrade:
 
     def small(self, digest: str, then: Callable[[Optional[bytes]], None]) -> None:
         """Look for a small output in the database; `then` gets it or None."""
+        data = self.outputs.on_its_way(digest)
+        if data is not None:
+            then(data)
+            return
         ticket = self.control.ticket()
         self.then[ticket] = then
         self.store.ask_output(ticket, digest)

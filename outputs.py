@@ -72,6 +72,10 @@ class Outputs:
         pending, self.pending = self.pending, []
         return pending
 
+    def on_its_way(self, digest: str) -> Optional[bytes]:
+        """Give what waits for the next batch: its end may be known elsewhere by now."""
+        return dict(self.pending).get(digest)
+
     def give_back(self, kept: Sequence[Tuple[str, bytes]]) -> None:
         """Take back what a batch that failed had: its rows are tried again, too."""
         self.pending[:0] = kept

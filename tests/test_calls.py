@@ -18,6 +18,7 @@ import control
 from calls import PATH_BYTES_MAX, PIECE_BYTES, Passing, Serving
 from clients import CLIENTS_MAX
 from control import Call
+from room import COPY_S
 from store import Kept
 
 MIB = 1 << 20
@@ -76,11 +77,13 @@ class Joined:
     def turn(self) -> None:
         """Deliver until nothing is on its way."""
         while True:
-            self.desk.control.tick(self.desk.now, True)
+            due = self.desk.control.tick(self.desk.now, True)
             self.serving.flush()
             self.passing.drop_lost()
             self.passing.flush()
             if not self.frames:
+                if due == self.desk.now:
+                    continue
                 return
             to, kind, fields = self.frames.pop(0)
             self.seen.append(kind)
@@ -317,6 +320,17 @@ def test_a_task_added_at_a_ghost_is_waited_for_asked_about_and_done(
     assert ghost.call(format_) == haunted.nodes[0].call(format_)
 
 
+def test_a_task_on_a_ghost_waits_for_no_more_than_its_second_copy(
+    haunted: Haunted,
+) -> None:
+    node = haunted.nodes[0]
+    began = time.monotonic()
+    task = node.add("true", "worker:is 127.0.0.73")
+    assert node.wait(task) == 0
+    figures.note("a task of one line on a ghost", "", "%.2f s" % since(began))
+    assert since(began) < COPY_S / 2  # what is waited for if no comrade answers
+
+
 def test_files_of_the_ghosts_machine_come_to_where_the_task_runs(
     haunted: Haunted,
 ) -> None:
@@ -342,14 +356,15 @@ def since(began: float) -> float:
 
 def test_a_list_of_tasks_is_read_on_the_ghosts_machine(haunted: Haunted) -> None:
     ghost = haunted.ghost
-    lines = ["1K 1 1K true '' '' 'echo %d'" % i for i in range(2000)]
+    line = "1K 1 1K true 'worker:tag never' '' 'echo %d'"
+    lines = ["1K 1 1K true '' '' 'echo %d'" % i for i in range(10)]
+    lines += [line % i for i in range(10, 2000)]
     (ghost.directory / "list").write_text("\n".join(lines))
     ids = ghost.call("leoronic_add_tasks_from_file", "list").split()
     assert len(ids) == 2000 and len(set(ids)) == 2000
     ghost.call("leoronic_del_task", *ids[10:])
-    assert ghost.wait(*ids[:10]) in (0, 1)
-    states = ghost.states()
-    assert {states[i] for i in ids[:10]} == {"done"}
+    assert ghost.wait(*ids[:10]) == 0
+    assert [ghost.state(task) for task in ids[9:11]] == ["done", "deleted"]
 
 
 @pytest.mark.parametrize(
@@ -402,14 +417,18 @@ def test_tags_and_draining_are_the_ghosts_own(haunted: Haunted) -> None:
     task = ghost.add("true", "worker:tag cold")
     assert ghost.wait(task) == 0
     for drained, words in (
-        (ghost, ["leoronic_drain"]),
-        (node, ["leoronic_drain", node.address]),
+        (ghost, []),
+        (node, [node.address]),
+        (ghost, ["127.0.0.73"]),
     ):
-        ghost.call(*words)
-        address = drained.address
-        until("drains", lambda a=address: node.members()[a]["state"] == "draining")
-        ghost.call("leoronic_undrain", *words[1:])
-        until("is back", lambda a=address: node.members()[a]["state"] == "ready")
+        ghost.call("leoronic_drain", *words)
+        await_state(node, drained.address, "draining")
+        ghost.call("leoronic_undrain", *words)
+        await_state(node, drained.address, "ready")
+
+
+def await_state(node: Member, address: str, state: str) -> None:
+    until(state, lambda: node.members()[address]["state"] == state)
 
 
 def test_a_large_answer_reaches_who_asks_the_ghost(haunted: Haunted) -> None:
@@ -423,7 +442,7 @@ def test_a_large_answer_reaches_who_asks_the_ghost(haunted: Haunted) -> None:
         figures.note("4 MiB of output read at a ghost", "", "%.2f s" % since(began))
 
 
-def test_a_client_that_goes_away_is_forgotten_by_the_clairvoyant(
+def test_a_client_that_goes_away_disturbs_nobody(
     haunted: Haunted,
 ) -> None:
     ghost, node = haunted.ghost, haunted.nodes[0]

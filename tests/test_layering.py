@@ -75,12 +75,12 @@ CLASS_LINES_MAX = 300
 MODULE_LINES_MAX = 500
 # Where the rule would make the code worse, and why.
 LONGER_MODULES = {
-    "comrade": 750,  # the rim: one short method for each effect and answer
+    "comrade": 760,  # the rim: one short method for each effect and answer
     "ghost": 680,  # the same
-    "verbs": 610,  # one function a utility; two files would only hide each other
+    "verbs": 620,  # one function a utility; two files would only hide each other
 }
 LONGER_CLASSES = {
-    "Comrade": 490,  # the same: many methods of a few lines, no decisions
+    "Comrade": 500,  # the same: many methods of a few lines, no decisions
     "Ghost": 520,  # the same
     "Node": 320,  # one method for each message, a line or two each
     "GhostNode": 345,  # the same

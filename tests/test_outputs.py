@@ -107,6 +107,12 @@ def test_a_small_output_is_in_the_database_no_later_than_its_end(desk: Desk) -> 
     assert desk.fetched(4, digest) == [b"out\n"]
 
 
+def test_what_waits_for_the_next_batch_can_be_had_already(desk: Desk) -> None:
+    desk.outputs.pending = [("a", b"1"), ("b", b"2")]
+    assert desk.outputs.on_its_way("b") == b"2"
+    assert desk.outputs.on_its_way("c") is None
+
+
 def test_outputs_of_a_batch_that_failed_go_with_the_next(desk: Desk) -> None:
     desk.outputs.pending = [("a", b"1"), ("b", b"2")]
     failed = desk.outputs.take()

@@ -189,7 +189,10 @@ def test_a_file_of_many_lines_is_read_once(desk):
     asked = []
     keep = desk.keep
     desk.control.acts = desk.control.acts._replace(
-        keep=lambda ticket, paths: (asked.extend(paths), keep(ticket, paths))
+        keep=lambda call, ticket, paths: (
+            asked.extend(paths),
+            keep(call, ticket, paths),
+        )
     )
     assert desk.ask("add_tasks_str", '1K 1 1K true "" a x\n' * 50).code == 0
     assert asked == ["/a"]
