@@ -78,10 +78,7 @@ class Ghosts:
     def lose(self, peer: str, why: str, now: float) -> None:
         """End with a ghost's link."""
         link = self.links.pop(peer)
-        for run_key, key in list(self.waiting.items()):
-            record = self.queue.records.get(key)
-            if record is None or record.runs[run_key].worker == link.writer:
-                self._stop_waiting(run_key)
+        self._hold_nothing_for(link.writer)
         if self.own.get(link.writer) is link:
             del self.own[link.writer]
             is_dead = why in ("eof", "stopping")
@@ -212,6 +209,12 @@ class Ghosts:
             else:
                 self._stop_waiting(run_key)
 
+    def _hold_nothing_for(self, writer: str) -> None:
+        for run_key, key in list(self.waiting.items()):
+            record = self.queue.records.get(key)
+            if record is None or record.runs[run_key].worker == writer:
+                self._stop_waiting(run_key)
+
     def _stop_waiting(self, run_key: str) -> None:
         self.waiting.pop(run_key, None)
         self._waits_since.pop(run_key, None)
@@ -322,6 +325,7 @@ class Ghosts:
         elif link is not None:  # It has moved, and its old link is about to end.
             self.node.emit(CloseLink(link.peer, "moved"))
             del self.links[link.peer], self.own[writer]
+            self._hold_nothing_for(writer)
             self._tag()
         self.where.take(facts, source, now)
 

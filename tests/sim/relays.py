@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 START_S = (0.1, 0.4)  # until a relay has started and reached its main
 EXCHANGE_S = (0.0005, 0.003)  # from relay to main, or back
 SILENT_S = 5.0  # of a ghost: its link is dead
+NEAR_S = 1e-6  # `World.at` rounds up to a tick, as well as floats can
 
 
 class Relay:
@@ -80,7 +81,7 @@ class Relay:
         if self.host.is_asleep:  # all stands still; so it accuses nobody
             self.heard[peer] = self.world.t
         due = self.heard[peer] + SILENT_S
-        if self.world.t >= due:
+        if self.world.t >= due - NEAR_S:
             self._lose(peer, "silent")
         else:
             self.world.at(due, self._look, peer)
