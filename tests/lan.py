@@ -63,7 +63,7 @@ class Peer:
             self.said.append,
             lambda peer, frame: self.on_bulk(peer, frame),
             self._on_clone,
-            lambda link: link.close(),
+            self.ghosts.append,
         )
         named = ["127.0.0.%d" % peer for peer in peers]
         self.links = Links(me, lan.cookies.get(last, COOKIE), lan.port, named, seams)
