@@ -10,6 +10,8 @@ from test_mutations import Mutation
 
 import ghostnode
 import ghosts
+import reports
+import whereabouts
 from record import Phase
 
 
@@ -40,17 +42,17 @@ def _unpushed(self: Any, record: Any) -> bool:
 
 
 def _told_of_all(self: Any, record: Any) -> Any:
-    ours = {self.me.writer}
+    ours = {self.writer}
     runs = sorted(record.runs.items())
     return [r for r, run in runs if run.phase is Phase.ENDED and run.worker in ours]
 
 
-PLACE = ghosts.Ghosts._place
+PLACE = whereabouts.Whereabouts._place
 LOSE = ghosts.Ghosts.lose
 
 MUTATIONS: Dict[str, Mutation] = {
     "a clairvoyant's death counts as its ghosts'": Mutation(
-        *(ghosts.Ghosts, "_place", _dead_with_its_clairvoyant),
+        *(whereabouts.Whereabouts, "_place", _dead_with_its_clairvoyant),
         ("17_a_long_task_goes_on_when_its_clairvoyant_loses_power",),
     ),
     "a relay's death counts as its ghosts'": Mutation(
@@ -65,19 +67,19 @@ MUTATIONS: Dict[str, Mutation] = {
         ("19_a_grant_to_an_own_ghost_is_known_when_its_clairvoyant_dies",),
     ),
     "a ghost forgets an end at GOT": Mutation(
-        *(ghostnode.GhostNode, "_has_end", _never),
+        *(reports.Reports, "_has_end", _never),
         (3, 4, "18_a_clairvoyant_that_dies_between_got_and_stored_loses_nothing"),
     ),
     "a ghost forgets what is over": Mutation(
-        *(ghostnode.GhostNode, "_remember", _nothing),
+        *(reports.Reports, "_remember", _nothing),
         ("a_ghost_tells_an_old_copy_what_it_ended_and_does_not_run_it_again",),
     ),
     "a ghost doesn't tell the ends of its former processes": Mutation(
-        *(ghostnode.GhostNode, "_ends", _told_of_all),
+        *(reports.Reports, "_ends", _told_of_all),
         ("16_a_ghost_that_is_killed_and_started_anew_tells_the_end_its_disk_has",),
     ),
     "outputs are not ahead of the ends that name them": Mutation(
-        *(ghostnode.GhostNode, "_push_outputs", _unpushed), (3, 4)
+        *(reports.Reports, "_push_outputs", _unpushed), (3, 4)
     ),
     "a ghost trusts a silent clairvoyant": Mutation(
         *(ghostnode, "DEAD_S", 60.0),
