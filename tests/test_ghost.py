@@ -1,12 +1,15 @@
 """Ghosts, for real: their clairvoyants, their tasks, and what becomes of both."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import Set
 
 import pytest
-from cluster import Cluster, until
+from cluster import Cluster, Member, until
 from haunts import Ghost, Haunted, relays_of
 from helpers import CHECKOUT
 
@@ -223,3 +226,110 @@ def test_a_ghost_leaves_a_comrade_that_is_stuck_and_keeps_its_task():
         haunted.ledger.open_gate()
         assert second.wait(task) == 0
         haunted.ledger.check(["t"])
+
+
+def test_it_goes_on_to_the_next_when_its_clairvoyant_is_stopped():
+    with Haunted(2, 1) as haunted:
+        first, second = haunted.nodes
+        (ghost,) = haunted.ghosts
+        task = second.add(haunted.ledger.task("t", gated=True), "worker:tag ghost1")
+        until("it runs", lambda: haunted.ledger.running())
+        assert first.stop() == 0
+        assert haunted.await_attached(ghost, second) < 5 + SLACK_S
+        assert "clairvoyant" in second.members()[second.address]["tags"]
+        haunted.ledger.open_gate()
+        assert second.wait(task) == 0
+        haunted.ledger.check(["t"])
+        assert [row["attempt"] for row in second.rows()] == [1]
+
+
+def test_ctrl_c_hands_back_what_runs_and_ends_with_0():
+    with Haunted(2, 1) as haunted:
+        second = haunted.nodes[1]
+        (ghost,) = haunted.ghosts
+        second.add("sleep 60", "worker:tag ghost1")
+        until("it runs", lambda: set(second.states().values()) == {"running"})
+        assert ghost.process
+        began = time.monotonic()
+        ghost.process.send_signal(signal.SIGINT)
+        assert ghost.process.wait(10) == 0
+        assert time.monotonic() - began < 2.0 + SLACK_S
+        until("it waits", lambda: set(second.states().values()) == {"waiting"}, 2)
+
+
+def test_what_ended_while_all_comrades_were_gone_is_told_to_the_first_that_is_back():
+    with Haunted(2, 1) as haunted:
+        first, second = haunted.nodes
+        (ghost,) = haunted.ghosts
+        said = haunted.ledger.task("t", gated=True) + "; echo said; echo err >&2"
+        task = second.add(said, "worker:tag ghost1")
+        until("it runs", lambda: haunted.ledger.running())
+        first.kill9()
+        second.kill9()
+        haunted.ledger.open_gate()
+        until("it has ended", lambda: haunted.ledger.lines("end"))
+        second.start()
+        assert second.wait(task) == 0
+        assert second.output(task) == b"said\n"
+        assert second.output(task, "--stderr") == b"err\n"
+        haunted.ledger.check(["t"])
+        assert [row["attempt"] for row in second.rows()] == [1]
+
+
+# --- the relay's core -------------------------------------------------------------
+
+has_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores, one of them for a relay",
+)
+
+
+def impatient(top: Path) -> Path:
+    """Copy the program; a relay of this one ends a second after its last ghost."""
+    program = top / "program"
+    program.mkdir()
+    for pattern in ("*.py", "leoronic", "leoronic_utilities"):
+        for path in CHECKOUT.glob(pattern):
+            shutil.copy(str(path), str(program))
+    with (program / "relaying.py").open("a") as relaying:
+        relaying.write("\nIDLE_S = 1.0\n")
+    return program
+
+
+def cores_of_tasks(node: Member) -> Set[int]:
+    """Give the cores on which a task of a node may run."""
+    tell = "import os; print(*os.sched_getaffinity(0))"
+    command = '"%s" -c "%s"' % (node.env["LEORONIC_PYTHON"], tell)
+    task = node.add(command, "worker:is " + node.address)
+    assert node.wait(task) == 0
+    return set(map(int, node.output(task).split()))
+
+
+@has_cores
+def test_a_core_is_the_relays_while_there_are_ghosts_and_given_back_then():
+    every = os.sched_getaffinity(0)
+    haunted = Haunted(1, 1)
+    (node,) = haunted.nodes
+    (ghost,) = haunted.ghosts
+    node.program = impatient(node.top)
+    with haunted:
+        (relay,) = relays_of(node)
+        assert os.sched_getaffinity(relay) == {max(every)}
+        assert node.members()[node.address]["cores"] == 3
+        assert cores_of_tasks(node) == every - {max(every)}
+        assert ghost.stop() == 0
+        until("the relay has ended", lambda: relays_of(node) == [])
+        until("it is back", lambda: node.members()[node.address]["cores"] == 4)
+        assert cores_of_tasks(node) == every
+        assert "clairvoyant" not in node.members()[node.address]["tags"]
+
+
+@has_cores
+def test_no_core_is_the_relays_if_the_user_doesnt_want_it():
+    every = os.sched_getaffinity(0)
+    with Haunted(1, 1, env={"LEORONIC_RELAY_CORE": "off"}) as haunted:
+        (node,) = haunted.nodes
+        (relay,) = relays_of(node)
+        assert os.sched_getaffinity(relay) == every
+        assert node.members()[node.address]["cores"] == 4
+        assert cores_of_tasks(node) == every
