@@ -27,6 +27,7 @@ knows", and the log has the traceback.
 
 import traceback
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -45,7 +46,9 @@ except ImportError:  # pragma: no cover - other Python implementations
     from hmac import compare_digest  # type: ignore[no-redef]
 
 from effects import Message
-from node import Node
+
+if TYPE_CHECKING:  # A ghost has another core, and no memory for a comrade's.
+    from node import Node
 
 REQUEST_BYTES_MAX = 256 << 20  # a list of a million long lines
 HEAD_FIELDS = 5  # token, argc, cwd, columns, tty
@@ -293,7 +296,7 @@ class Control:
     """Serves the calls of this machine's utilities."""
 
     def __init__(
-        self, node: Node, acts: Acts, verbs: Mapping[str, "Callable[..., Verb]"]
+        self, node: "Node", acts: Acts, verbs: Mapping[str, "Callable[..., Verb]"]
     ) -> None:
         self.node = node
         self.acts = acts
