@@ -24,7 +24,17 @@ import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Type
+from typing import (
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Type,
+    TypeVar,
+)
 
 import pytest
 from cluster import Ledger, Member, at_once, await_component, until
@@ -144,6 +154,29 @@ class Machine(Member):
         super().close()
 
 
+class Ghost(Machine):
+    """A machine of the LAN that is a ghost; started plainly, it finds comrades."""
+
+    def __init__(self, lan: "Lan", number: int, cookie: str = COOKIE) -> None:
+        super().__init__(lan, number, cookie)
+        self.home = self.top / ".leoronic" / (self.name + "-ghost1")
+
+    def command(self) -> List[str]:
+        """Give what is run to start it, but for an interpreter that is tested."""
+        return [self.env["LEORONIC_PYTHON"], str(self.program / "ghost.py")]
+
+    def is_ready(self) -> bool:
+        return "ghost %s is ready, of " % self.name in self.printed()
+
+    def clairvoyant(self, seen_by: Machine) -> str:
+        """Give the name of its clairvoyant, as a comrade sees it; '' if it has none."""
+        row = seen_by.members().get(self.address, {})
+        return str(row.get("clairvoyant") or "").partition("@")[0]
+
+
+M = TypeVar("M", bound=Machine)
+
+
 class Lan:
     """Machines and the switch between them."""
 
@@ -177,7 +210,13 @@ class Lan:
 
     def machine(self, cookie: str = COOKIE) -> Machine:
         """Plug in one more machine; its comrade isn't started."""
-        machine = Machine(self, len(self.all) + 1, cookie)
+        return self._plug_in(Machine(self, len(self.all) + 1, cookie))
+
+    def ghost(self) -> Ghost:
+        """Plug in a machine for a ghost, which isn't started."""
+        return self._plug_in(Ghost(self, len(self.all) + 1))
+
+    def _plug_in(self, machine: M) -> M:
         self.all.append(machine)
         self._space(machine.space)
         port = machine.port_name

@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS / "lab"))
 
-from cases import ASKED, CASES, MERGED, OF_GHOSTS, REFERENCES, VOID  # noqa: E402
+from cases import ASKED, CASES, MERGED, REFERENCES, VOID  # noqa: E402
 
 
 def names_in(file: str) -> Set[str]:
@@ -28,7 +28,7 @@ def test_every_case_names_tests_that_exist_or_says_why_not() -> None:
         assert shown_by, number
         for name in shown_by:
             if name.startswith("("):
-                assert name in (MERGED, OF_GHOSTS, VOID), number
+                assert name in (MERGED, VOID), number
             else:
                 file, _, test = name.partition("::")
                 assert test in names_in(file), "case %d: there is no %s" % (
