@@ -188,7 +188,7 @@ class Outputs:
             if data is not None:
                 answer(data)
             else:
-                self._get(digest, size, "", on_fetched)
+                self._search(size, digest, on_fetched, at)
 
         def on_fetched(digest: str, is_here: bool) -> None:
             answer(self._keep_fetched(digest, is_here))
@@ -206,13 +206,27 @@ class Outputs:
         def on_fetched(_: str, is_here: bool) -> None:
             answer(self.files.path(digest) if is_here else None)
 
+        self._search(size, digest, on_fetched, at)
+
+    def _search(
+        self,
+        size: int,
+        digest: str,
+        then: Callable[[str, bool], Any],
+        at: Optional[At],
+    ) -> None:
+        """Get an output that isn't here from where it may be.
+
+        A large one of a ghost is there alone, a small one at least: who had it, too,
+        may be gone. A ghost's clairvoyant brings it.
+        """
+
         def on_brought(is_here: bool) -> None:
             if is_here:
-                on_fetched(digest, True)
+                then(digest, True)
             else:
-                self._get(digest, size, "", on_fetched)
+                self._get(digest, size, "", then)
 
-        # A large output of a ghost is there alone; its clairvoyant brings it.
         ask_ghost = self.transfers.ask_ghost
         if at is None or not ask_ghost(at.ghost, digest, size, on_brought):
-            self._get(digest, size, at.place if at else "", on_fetched, at)
+            self._get(digest, size, at.place if at else "", then, at)

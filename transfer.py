@@ -412,6 +412,7 @@ class Transfers:
         if not all(type(n) is int and 0 <= n <= SIZE_MAX for n in (offset, size)):
             raise ValueError("no place in a file")
         is_file = frame.kind is Kind.FILE_WANT
+        ghost = str(frame.fields.get("at", ""))
         paths = [self.files.path(digest)]
         if not is_file:
             paths.insert(0, self.files.output_path(digest))
@@ -422,14 +423,15 @@ class Transfers:
         if len(line.serves) + line.looking >= SERVES_MAX:
             self._say_no(link, serve)
         elif not self._serve_file(link, serve, paths):
-            if is_file or (size > SMALL_BYTES and "at" not in frame.fields):
+            if is_file or (size > SMALL_BYTES and not ghost):
                 self._say_no(link, serve)
             elif size > SMALL_BYTES:
-                self._bring(link, serve, str(frame.fields["at"]))
+                self._bring(link, serve, ghost)
             else:
                 line.looking += 1
                 self.seams.small(
-                    digest, lambda data: self._serve_small(link, line, serve, data)
+                    digest,
+                    lambda data: self._serve_small(link, line, serve, data, ghost),
                 )
 
     def _bring(self, link: net.Link, serve: Serve, ghost: str) -> None:
@@ -466,16 +468,23 @@ class Transfers:
         return False
 
     def _serve_small(
-        self, link: net.Link, line: Line, serve: Serve, data: Optional[bytes]
+        self,
+        link: net.Link,
+        line: Line,
+        serve: Serve,
+        data: Optional[bytes],
+        ghost: str,
     ) -> None:
         line.looking -= 1
         if link.ended is not None:
             return
-        if not data:
-            self._say_no(link, serve)
-        else:
+        if data:
             serve.data, serve.size = data, len(data)
             self._serve(link, serve)
+        elif ghost:
+            self._bring(link, serve, ghost)
+        else:
+            self._say_no(link, serve)
 
     def _serve(self, link: net.Link, serve: Serve) -> None:
         self._line_of(link).serves.append(serve)

@@ -276,6 +276,34 @@ def test_what_ended_while_all_comrades_were_gone_is_told_to_the_first_that_is_ba
         assert [row["attempt"] for row in second.rows()] == [1]
 
 
+# A comrade that gives no output away, as if it died before anybody had asked for it.
+GIVES_NOTHING = """
+_on_frame = Transfers.on_frame
+
+def _on_all_but_one(self, peer, frame):
+    if frame.kind is not Kind.OUTPUT_WANT:
+        _on_frame(self, peer, frame)
+
+Transfers.on_frame = _on_all_but_one
+"""
+
+
+def test_what_a_task_printed_is_found_at_its_ghost_when_its_clairvoyant_is_gone():
+    haunted = Haunted(3, 1)
+    first, second, third = haunted.nodes
+    (ghost,) = haunted.ghosts
+    first.program = program_with(first.top, "transfer", GIVES_NOTHING)
+    with haunted:
+        task = second.add("echo said; echo err >&2", "worker:tag ghost1")
+        assert second.wait(task) == 0
+        assert first.output(task) == b"said\n"  # there it is, and at the ghost
+        time.sleep(1)  # by then it knows that the end is kept, and has forgotten it
+        first.kill9()
+        haunted.await_attached(ghost, second, seen_by=third)
+        assert third.output(task) == b"said\n"  # by way of its new clairvoyant
+        assert second.output(task, "--stderr") == b"err\n"
+
+
 # --- the relay's core -------------------------------------------------------------
 
 has_cores = pytest.mark.skipif(
@@ -284,15 +312,15 @@ has_cores = pytest.mark.skipif(
 )
 
 
-def impatient(top: Path) -> Path:
-    """Copy the program; a relay of this one ends a second after its last ghost."""
+def program_with(top: Path, module: str, code: str) -> Path:
+    """Copy the program, with an addition to a module."""
     program = top / "program"
     program.mkdir()
     for pattern in ("*.py", "leoronic", "leoronic_utilities"):
         for path in CHECKOUT.glob(pattern):
             shutil.copy(str(path), str(program))
-    with (program / "relaying.py").open("a") as relaying:
-        relaying.write("\nIDLE_S = 1.0\n")
+    with (program / (module + ".py")).open("a") as file:
+        file.write("\n%s\n" % code)
     return program
 
 
@@ -311,7 +339,7 @@ def test_a_core_is_the_relays_while_there_are_ghosts_and_given_back_then():
     haunted = Haunted(1, 1)
     (node,) = haunted.nodes
     (ghost,) = haunted.ghosts
-    node.program = impatient(node.top)
+    node.program = program_with(node.top, "relaying", "IDLE_S = 1.0")
     with haunted:
         (relay,) = relays_of(node)
         assert os.sched_getaffinity(relay) == {max(every)}

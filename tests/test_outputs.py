@@ -182,6 +182,17 @@ def test_a_large_output_of_a_ghost_of_ours_is_brought_by_the_relay(desk: Desk) -
     assert Path(answers[0]).read_bytes() == LARGE and not desk.wanted
 
 
+def test_a_small_output_that_only_our_ghost_has_is_brought_by_the_relay(
+    desk: Desk,
+) -> None:
+    desk.ghost = "ours"
+    digest = store.digest_of(b"said")
+    answers = desk.fetched(4, digest, At("me", "ours"))
+    assert [each[:3] for each in desk.wanted] == [(digest, 4, "the relay")]
+    desk.bring(b"said")
+    assert answers == [b"said"] and desk.database == {digest: b"said"}
+
+
 def test_what_a_ghost_of_ours_lost_is_asked_for_everywhere(desk: Desk) -> None:
     desk.ghost = "ours"
     answers = desk.fetched(len(LARGE), store.digest_of(LARGE), At("me", "ours"))

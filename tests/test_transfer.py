@@ -221,6 +221,28 @@ def test_an_output_of_a_ghost_is_served_once_it_was_brought(
     assert not any(line.looking for line in a.transfers.serving.values())
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_small_output_that_only_a_ghost_has_is_served_once_it_was_brought(
+    three: Cluster, lan: Lan, is_there: bool
+) -> None:
+    a, b, c = three.nodes
+    digest, data = content(1000)
+    a.ghost = "a ghost"
+    c.transfers.want(
+        *(OUTPUT, digest, len(data), a.peer.id),
+        lambda is_here: c.told.append((digest, is_here)),
+        "a ghost",
+    )
+    lan.until(lambda: a.asked)
+    if is_there:
+        a.files.keep_bytes(data)
+    a.asked[0][2](is_there)
+    lan.until(lambda: c.told)
+    assert c.told == [(digest, is_there)] and not b.asked
+    assert not is_there or read(c, digest) == data
+    assert not any(line.looking for line in a.transfers.serving.values())
+
+
 def test_a_peer_that_stalls_is_left_for_the_next(three: Cluster, lan: Lan) -> None:
     a, b, c = three.nodes
     digest, data = content(1 << 20)
