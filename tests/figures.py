@@ -9,7 +9,7 @@ import re
 from typing import Dict, List, Mapping, NamedTuple, Tuple
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-BOUND = re.compile(r"(?:[\d.]+ to )?([\d.]+) s")
+BOUND = re.compile(r"(?:[\d.]+ to )?([\d.]+) (?:s|MiB)")
 
 
 class Figure(NamedTuple):
@@ -26,7 +26,7 @@ class Figure(NamedTuple):
 
     @property
     def is_missed(self) -> bool:
-        """Say whether seconds were expected, and it were more."""
+        """Say whether seconds or MiB were expected, and it were more."""
         bound = BOUND.fullmatch(self.expected)
         return bound is not None and self.size > float(bound.group(1))
 

@@ -48,12 +48,14 @@ def test_rounds_of_one_thing_are_a_row_with_the_worst(table: None) -> None:
         figures.note("again", "3 s", "%.2f s" % seconds, "15")
     figures.note("equal", "1.2 to 5 s", "5.01 s", "3")
     figures.note("twice", "0", "0")
+    figures.note("memory", "16 MiB", "16.4 MiB in 3 processes", "20")
     head, *rows = figures.lines({"15": "Slurm: 300 s"})
     assert head.split() == ["CASE", "WHAT", "EXPECTED", "MEASURED", "REFERENCE"]
     assert [" ".join(row.split()) for row in rows] == [
         "twice 0 0 -",
         "3 equal 1.2 to 5 s 5.01 s MISSED -",
         "15 again 3 s 2.75 s (worst of 3) Slurm: 300 s",
+        "20 memory 16 MiB 16.4 MiB in 3 processes MISSED -",
     ]
 
 
