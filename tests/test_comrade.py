@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
 import pytest
 from helpers import CHECKOUT, Node, free_port, processes_of
@@ -1230,14 +1230,22 @@ def test_a_client_that_sends_nothing_costs_nobody_anything(node: OneNode) -> Non
             one.close()
 
 
+def open_files(pid: int) -> Set[str]:
+    """Give what a process has open; its threads close files while we look."""
+    found = set()
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            found.add(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
+        except FileNotFoundError:
+            pass  # closed meanwhile; who listens stays open
+    return found
+
+
 def test_the_ports_it_listens_on_are_the_clusters_and_a_loopback_one() -> None:
     address = "127.0.0.9"
     with OneNode(address=address, port=free_port([address])) as node:
         listening = set()
-        inodes = {
-            os.readlink("/proc/%d/fd/%s" % (node.pid, fd))
-            for fd in os.listdir("/proc/%d/fd" % node.pid)
-        }
+        inodes = open_files(node.pid)
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and "socket:[%s]" % fields[9] in inodes:
