@@ -18,8 +18,8 @@ it wasn't on that; then on through the list, round after round with growing paus
 ever. Refused connections are passed at once, a busy comrade is tried again. A ghost
 that was given an address tries that one first, each time, and comes back to it.
 
-Invariants. At most one dial at a time. Never gives up while it knows an address; the
-addresses are bounded, those that the user gave stay.
+Invariants. At most one dial at a time. Never gives up while it knows an address; no
+address is forgotten, and they are bounded.
 """
 
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
@@ -48,7 +48,7 @@ class Clairvoyants:
         self.index = int(wanted) if wanted.isdigit() else 0
         self.home = wanted if "." in wanted else ""
         self.luck = luck
-        self.known: Dict[str, bool] = {}  # address -> whether it stays for ever
+        self.known: Dict[str, None] = {}  # an ordered set
         self.at = ""  # the one that the ghost is attached to
         self.dialling = ""
         self._line: List[str] = []  # whose turn is next
@@ -61,7 +61,7 @@ class Clairvoyants:
         self._quick = 0  # links in a row that didn't hold
         self._lost = ""  # the clairvoyant that was lost last
         if self.home:
-            self.known[self.home] = True
+            self.known[self.home] = None
 
     # --- what is known ------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Clairvoyants:
         self, given: Iterable[str], remembered: Iterable[str], now: float
     ) -> None:
         """Begin to look around; `given` are LEORONIC_PEERS."""
-        self.known.update(dict.fromkeys(given, True))
+        self.known.update(dict.fromkeys(given))
         self.learn(remembered)
         self._choose_at = now if self.home else now + FIND_S
 
@@ -77,7 +77,7 @@ class Clairvoyants:
         """Know more comrades, from the cluster itself or the disk."""
         for address in addresses:
             if len(self.known) < ADDRESSES_MAX:
-                self.known.setdefault(address, False)
+                self.known.setdefault(address)
 
     def find(self, addresses: Iterable[str], now: float) -> None:
         """Know who answers just now."""
@@ -92,10 +92,6 @@ class Clairvoyants:
     def probes(self) -> List[str]:
         """Give the addresses of which it must be found out whether anybody is there."""
         return [a for a in self.known if a != self.home] if not self.home else []
-
-    def is_looking(self) -> bool:
-        """Say whether the first choice isn't made yet."""
-        return self._choose_at is not None
 
     @property
     def patience(self) -> Optional[float]:

@@ -25,21 +25,9 @@ hand back what runs here and end the process with 0 within STOP_S.
 import os
 import sys
 
+from ownpath import prefer_stdlib
 
-def _prefer_stdlib() -> None:
-    """Move our own folder behind the standard library.
-
-    The working directory may be that folder, and a task may write `re.py` there; what
-    pip installed may be called `settings`, so ours stands before site-packages.
-    """
-    own = os.path.dirname(os.path.abspath(__file__))
-    rest = [path for path in sys.path if os.path.abspath(path or ".") != own]
-    is_site = [path.endswith(("site-packages", "dist-packages")) for path in rest]
-    place = is_site.index(True) if True in is_site else len(rest)
-    sys.path[:] = rest[:place] + [own] + rest[place:]
-
-
-_prefer_stdlib()
+prefer_stdlib()
 
 import errno  # noqa: E402
 import json  # noqa: E402
@@ -66,9 +54,12 @@ from control import Acts, Call, Control, Fetch  # noqa: E402
 from loop import Loop  # noqa: E402
 from node import Node  # noqa: E402
 from process import (  # noqa: E402
+    CLOSE_S,
     EXIT_DONE,
     EXIT_SYSTEM,
     EXIT_USAGE,
+    STOP_S,
+    STOP_SIGNALS,
     LogFile,
     Quit,
     Search,
@@ -82,12 +73,9 @@ from shelf import Shelf  # noqa: E402
 from wire import Kind  # noqa: E402
 
 VERSION = "1.0"
-STOP_S = 1.9  # CONTRACT: exit 0 within 2 s of a signal
-CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
 JOIN_S = 0.4  # a start listens this long for others before it says that it is ready
 JOINING_S = 3.0  # ... and this long while one of them is being joined
 ASK_LAN_S = 1.0  # before a cookie is made: is there a cluster that has one?
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WRITE_SEQ = -1  # of a batch that only carries outputs; the core knows nothing of it
 
 USAGE = """usage: bash leoronic [--background | --demo | --help | --version]
@@ -134,7 +122,10 @@ class Comrade:
         cookie = self._open_cookie(notices)
         self._open_sandbox()
         self._open_core()
+        self._open_relay()
         self._open_links(cookie)
+        self._open_transfers()
+        self._open_control()
         notices += self.store.notices  # of loading
         self.store.start()
         self.port.announce()
@@ -230,7 +221,6 @@ class Comrade:
 
     def _open_links(self, cookie: bytes) -> None:
         config = self.config
-        self._open_relay()
         try:
             self.links = links.Links(
                 self.node.me,
@@ -254,7 +244,6 @@ class Comrade:
             self.links.discover()
         if not config.address_is_given:
             self.links.follow(settings.default_address, core.Moved)
-        self._open_transfers()
 
     def _open_transfers(self) -> None:
         self.transfers = transfer.Transfers(
@@ -275,7 +264,6 @@ class Comrade:
                 self.aside, self.small, self.step, self._write_outputs, self.log.write
             ),
         )
-        self._open_control()
 
     def _open_control(self) -> None:
         acts = Acts(

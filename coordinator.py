@@ -163,7 +163,7 @@ class Coordinator:
 
     def _is_alive(self, record: Record, run_key: str, now: float) -> bool:
         if record.runs[run_key].worker == self.mesh.writer:
-            return run_key in self.hands.mine and run_key not in self.hands.killed
+            return self.hands.is_running(run_key)
         if now - self.alive_at.get(run_key, now - ANSWER_S) < ANSWER_S:
             return True
         if self._is_time_to_ask(run_key, now):
@@ -187,7 +187,7 @@ class Coordinator:
     def _stop(self, record: Record, run_key: str, smaller: str) -> None:
         worker = record.runs[run_key].worker
         if worker == self.mesh.writer:
-            self.hands.stop_duplicate(run_key)
+            self.hands.stop_duplicate(run_key, smaller)
         else:
             self._tell(worker, "STOP", {"run": run_key, "smaller": smaller})
 

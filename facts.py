@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict
 TERM_MAX = 1 << 50
 NUMBER_MAX = 1 << 53  # JSON numbers stay exact up to here
 TEXT_CHARS_MAX = 300
+FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 
 Facts = Dict[str, Any]
 
@@ -73,6 +74,11 @@ GHOST: Dict[str, Callable[[Any], bool]] = {
     "at": _is_text,
     "state": lambda value: value in STATES,
 }
+
+
+def in_steps(size: int) -> int:
+    """Give bytes as they are told: what changes all the time is no news."""
+    return size // FACT_BYTES * FACT_BYTES
 
 
 def check_facts(facts: Facts) -> None:

@@ -23,18 +23,11 @@ here and end the process with 0 within STOP_S.
 import os
 import sys
 
+from ownpath import prefer_stdlib
 
-def _prefer_stdlib() -> None:
-    """Move our own folder behind the standard library (see comrade.py)."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    rest = [path for path in sys.path if os.path.abspath(path or ".") != own]
-    is_site = [path.endswith(("site-packages", "dist-packages")) for path in rest]
-    place = is_site.index(True) if True in is_site else len(rest)
-    sys.path[:] = rest[:place] + [own] + rest[place:]
+prefer_stdlib()
 
-
-_prefer_stdlib()
-
+import errno  # noqa: E402
 import functools  # noqa: E402
 import json  # noqa: E402
 import random  # noqa: E402
@@ -61,9 +54,12 @@ from control import Acts, Call, Control  # noqa: E402
 from ghostnode import GhostNode  # noqa: E402
 from loop import Loop  # noqa: E402
 from process import (  # noqa: E402
+    CLOSE_S,
     EXIT_DONE,
     EXIT_SYSTEM,
     EXIT_USAGE,
+    STOP_S,
+    STOP_SIGNALS,
     LogFile,
     Quit,
     clock,
@@ -72,14 +68,10 @@ from process import (  # noqa: E402
 )
 from wire import End, Kind  # noqa: E402
 
-STOP_S = 1.9  # as a comrade's
-CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
 PROBE_S = 0.8  # to find out whether anybody is there, while looking around
 FORMER_MAX = 20  # writers of former processes that are told, so that nobody waits
 WRITE_SEQ = -1  # of a batch that only carries outputs
-PRINTED_MAX = 256  # small outputs in memory, of ends that no comrade has yet
 LOAD_S = 5.0  # what a former process couldn't tell is read within this
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 USAGE = """usage: python3 ghost.py [N | ADDRESS]
 
@@ -87,15 +79,6 @@ A ghost of the comrade with the lowest IP address; of the one at index N (modulo
 number, counted from 0, sorted by address); or of the one at ADDRESS. Settings as for
 `bash leoronic --help`.
 """
-LOST = {
-    End.STOPPING: "stopping",
-    End.CLOSING: "closing",
-    End.CLOSED: "closing",
-    End.EOF: "eof",
-    End.RESET: "eof",
-    End.SILENT: "silent",
-}
-BULK = frozenset((Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE))
 
 
 class Ghost:
@@ -110,7 +93,6 @@ class Ghost:
         self.files = self.store.files
         self.choice = clairvoyants.Clairvoyants(wanted, random.Random().random)
         self.links: Dict[str, net.Link] = {}
-        self.written: Dict[str, bytes] = {}
         self.batches: Dict[int, store.Batch] = {}
         self.then: Dict[int, Callable[..., None]] = {}
         self.printed: Dict[str, bytes] = {}  # small outputs that may have to be sent
@@ -399,7 +381,7 @@ class Ghost:
         self._probes[sock] = effect.address
         self._probe_by = clock() + PROBE_S
         code = sock.connect_ex((effect.address, self.config.port))
-        if code not in (0, 115):  # EINPROGRESS
+        if code not in (0, errno.EINPROGRESS):
             self._end_probe(sock, False)
             return
         self.watch(sock.fileno(), lambda: None, lambda: self._on_probe(sock))
@@ -458,7 +440,7 @@ class Ghost:
         self._sweep_links()
 
     def _on_frame(self, peer: str, link: net.Link, frame: wire.Frame) -> None:
-        if frame.kind in BULK:
+        if frame.kind in wire.BULK:
             self.transfers.on_frame(peer, frame)
         elif frame.kind is Kind.BYE:
             is_stopping = frame.fields.get("why") == "stopping"
@@ -479,7 +461,7 @@ class Ghost:
             if link.ended is not None:
                 link.close()
                 del self.links[peer]
-                self.step(core.LinkLost(peer, LOST.get(link.ended, "broken")))
+                self.step(core.LinkLost(peer, net.LOST.get(link.ended, "broken")))
         link_dialled = self._dialled
         if link_dialled is not None and link_dialled.ended is not None:
             self._dialled = None

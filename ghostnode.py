@@ -54,15 +54,15 @@ from effects import (
     WantFile,
     Written,
 )
+from facts import in_steps
 from hands import FILE_S, NO_FILE, PAUSED, Hands
 from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
-from record import Record, run_order
+from record import Record
 from reports import Reports, Sent
 from taskqueue import Queue
 
 LOOK_S = 1.0  # while a task waits somewhere, what is free here is looked at so often
 BYE_WAIT_S = 0.5  # all is handed back: the clairvoyant gets it so long
-FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 
 
 class GhostNode:
@@ -314,19 +314,16 @@ class GhostNode:
         self.reports.on_stored(fields["n"], fields["ok"], self.now)
 
     def _on_purged(self, fields: Dict[str, Any]) -> None:
-        for writer, intervals in fields["w"].items():
-            for low, high in intervals:
-                self.queue.cover(writer, low, high)
+        self.queue.cover_all(fields["w"])
 
     def _on_alive(self, fields: Dict[str, Any]) -> None:
         run_key = fields["run"]
-        yes = run_key in self.hands.mine and run_key not in self.hands.killed
+        yes = self.hands.is_running(run_key)
         answer = {"run": run_key, "yes": yes, "origin": fields["origin"]}
         self.emit(Send(self.peer, "ALIVE_ANSWER", answer))
 
     def _on_stop_run(self, fields: Dict[str, Any]) -> None:
-        if run_order(fields["smaller"]) < run_order(fields["run"]):
-            self.hands.stop_duplicate(fields["run"])
+        self.hands.stop_duplicate(fields["run"], fields["smaller"])
 
     def _on_drain_frame(self, fields: Dict[str, Any]) -> None:
         self.offer["draining"] = bool(fields["on"])
@@ -351,10 +348,8 @@ class GhostNode:
     def _on_facts(self, message: Facts) -> None:
         self._is_asked = False
         memory = message.free_memory
-        self.offer["free_memory"] = (
-            None if memory is None else memory // FACT_BYTES * FACT_BYTES
-        )
-        self.offer["free_disk"] = message.free_disk // FACT_BYTES * FACT_BYTES
+        self.offer["free_memory"] = None if memory is None else in_steps(memory)
+        self.offer["free_disk"] = in_steps(message.free_disk)
         self.offer["holds"] = sorted(message.holds)
         if self._is_watching and len(self.hands.mine) < self.offer["cores"]:
             self._look_at = self.now + LOOK_S

@@ -24,12 +24,11 @@ D12 A ghost whose link ended with EOF, or that said that it stops, is dead. One 
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
 from coordinator import is_own_grant
-from decoding import decode
 from effects import CloseLink, GhostUp, Log
 from facts import Facts, check_ghost, check_offer
 from hands import FILE_S
 from mesh import GONE_EOF_S
-from record import UNFINISHED, Malformed, Phase, Record, encode, split_key
+from record import UNFINISHED, Phase, Record, encode, split_key
 from whereabouts import Whereabouts
 
 if TYPE_CHECKING:  # The node makes its Ghosts; only the hint looks back.
@@ -139,25 +138,15 @@ class Ghosts:
     def on_records(self, link: Attached, fields: Facts, now: float) -> None:
         """Merge what a ghost knows; say so, and say it again when it is durable."""
         n = int(fields["n"])
-        kept: List[str] = []
-        is_whole = True
-        for wired in fields["r"]:
-            try:
-                theirs = decode(wired)
-            except (Malformed, RecursionError) as problem:
-                self.queue.set_aside(wired, problem)
-                is_whole = False
-                continue
-            digest = theirs.digest
-            record = self.queue.join(theirs)
+        joined, is_whole = self.queue.join_all(fields["r"])
+        for key, record, is_just_so in joined:
             if record is None:
-                self._tell_purged(link, [theirs.key])
-                continue
-            kept.append(record.key)
-            if record.digest == digest:  # It has it just so: no echo.
-                link.to_tell.pop(record.key, None)
+                self._tell_purged(link, [key])
+            elif is_just_so:  # It has it just so: no echo.
+                link.to_tell.pop(key, None)
             else:
-                link.to_tell[record.key] = None
+                link.to_tell[key] = None
+        kept = [key for key, record, _ in joined if record is not None]
         self.node.send(link.peer, "GOT", {"n": n})
         if fields["store"]:
             self._store(link, n, kept, is_whole, now)
@@ -227,7 +216,7 @@ class Ghosts:
         for link in list(self.own.values()):
             while link.to_tell:
                 self._send_records(link, now)
-        if self._addresses != self._known_addresses() and self.own:
+        if self.own and self._addresses != self._known_addresses():
             self._addresses = self._known_addresses()
             for link in self.own.values():
                 self._send_comrades(link, 0)

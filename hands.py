@@ -114,9 +114,14 @@ class Hands:
             self.killed[run_key] = known or why
             self.emit(Kill(run_key, why, grace_s))
 
-    def stop_duplicate(self, run_key: str) -> None:
+    def is_running(self, run_key: str) -> bool:
+        """Say whether a run lives here and isn't on its way out."""
+        return run_key in self.mine and run_key not in self.killed
+
+    def stop_duplicate(self, run_key: str, smaller: str) -> None:
         """Stop a run because a smaller one lives (a coordinator's order)."""
-        self.kill(run_key, DUPLICATE, KILL_GRACE_S)
+        if run_order(smaller) < run_order(run_key):
+            self.kill(run_key, DUPLICATE, KILL_GRACE_S)
 
     def give_back(self, run_keys: Iterable[str], why: str) -> None:
         """Return grants that haven't started."""

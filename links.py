@@ -27,7 +27,6 @@ Invariants
 4. What strangers and beacons can do is bounded: sockets, dials, addresses, lines told.
 5. DialRefused comes from the address at which the lost link was, once the others that
    the node had don't answer either: a stale address must not prove a death.
-
 """
 
 import os
@@ -55,22 +54,6 @@ PAUSE_S = 2.5  # woken so much too late: this process was stopped, the peers wer
 TELL_INTERVAL_S = 1.0  # between lines about strangers (FAULTS 42)
 
 OWN = frozenset((Kind.BYE, Kind.PING, Kind.PONG))  # they end here
-BULK = frozenset(
-    (
-        Kind.FILE_WANT,
-        Kind.FILE_PIECE,
-        Kind.OUTPUT_WANT,
-        Kind.OUTPUT_PIECE,
-    )
-)
-LOST = {
-    End.STOPPING: "stopping",
-    End.CLOSING: "closing",
-    End.CLOSED: "closing",
-    End.EOF: "eof",
-    End.RESET: "eof",
-    End.SILENT: "silent",
-}
 DIAL_NUMBER = struct.Struct("!Q")
 
 
@@ -287,7 +270,7 @@ class Links:
             link.close(End.STOPPING if why == "stopping" else End.CLOSING)
         elif self.links.get(peer) is not link:
             pass  # a twin that has to go, or one that the core has closed
-        elif frame.kind in BULK:
+        elif frame.kind in wire.BULK:
             self.seams.on_bulk(peer, frame)
         elif frame.kind is Kind.PING:
             self.send(peer, "PONG", {"n": frame.fields.get("n")})
@@ -310,7 +293,7 @@ class Links:
             if self.links.get(peer) is link:
                 del self.links[peer]
                 self.targets.on_lost(link, peer, now)
-                self._step(LinkLost(peer, LOST.get(link.ended, "broken")))
+                self._step(LinkLost(peer, net.LOST.get(link.ended, "broken")))
             elif link.peer is not None:
                 self.targets.put_off(link.address, now, net.REDIAL_MAX_S)
 

@@ -24,6 +24,7 @@ Not done: IPv6, choosing between twin links, finding one-way links (heartbeats c
 import errno
 import os
 import socket
+import struct
 from collections import Counter, deque
 from typing import Callable, Deque, List, Optional, Tuple
 
@@ -71,6 +72,20 @@ _ENDS = {
     errno.EHOSTUNREACH: End.UNREACHABLE,
     errno.EADDRNOTAVAIL: End.UNREACHABLE,
 }
+
+
+# Why a link is gone, in the core's words (effects.LinkLost); all else is "broken".
+LOST = {
+    End.STOPPING: "stopping",
+    End.CLOSING: "closing",
+    End.CLOSED: "closing",
+    End.EOF: "eof",
+    End.RESET: "eof",
+    End.SILENT: "silent",
+}
+# What goes with the socket of a link that is given to another process: its number, the
+# two keys, the peer's writer and address.
+HANDED = struct.Struct("!I64s16s15s")
 
 
 def _tune(sock: socket.socket) -> None:

@@ -30,7 +30,7 @@ from effects import CloseLink, Drain, Frame, Log, WantOutput
 from hands import PAUSED
 from matching import owner_of
 from mesh import Link
-from record import Phase, Record, run_order
+from record import Phase, Record
 from workers import Worker
 
 if TYPE_CHECKING:  # The node makes its Peers; only the hint looks back.
@@ -259,9 +259,7 @@ class Peers:
         self.replica.on_stored(peer, fields["n"], fields["ok"])
 
     def on_purged(self, peer: str, fields: Fields, now: float) -> None:
-        for writer, intervals in fields["w"].items():
-            for low, high in intervals:
-                self.queue.cover(writer, low, high)
+        self.queue.cover_all(fields["w"])
 
     def on_tree(self, peer: str, fields: Fields, now: float) -> None:
         self.replica.on_tree(peer, fields["t"], fields["ask"])
@@ -290,7 +288,7 @@ class Peers:
 
     def on_alive(self, peer: str, fields: Fields, now: float) -> None:
         run_key = fields["run"]
-        yes = run_key in self.hands.mine and run_key not in self.hands.killed
+        yes = self.hands.is_running(run_key)
         self.answer_alive(fields.get("origin", peer), run_key, yes, now)
 
     def answer_alive(self, origin: str, run_key: str, yes: bool, now: float) -> None:
@@ -304,8 +302,7 @@ class Peers:
         self.node.coordinator.on_alive(fields["run"], fields["yes"], now)
 
     def on_stop(self, peer: str, fields: Fields, now: float) -> None:
-        if run_order(fields["smaller"]) < run_order(fields["run"]):
-            self.hands.stop_duplicate(fields["run"])
+        self.hands.stop_duplicate(fields["run"], fields["smaller"])
 
     def on_drain(self, peer: str, fields: Fields, now: float) -> None:
         self.node.room.on_drain(Drain(bool(fields["on"])), now)

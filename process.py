@@ -20,6 +20,9 @@ from typing import Any, Dict
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
 LOG_BYTES_MAX = 10 << 20  # then the log begins anew, the old one is kept as log.old
 EXIT_DONE, EXIT_USAGE, EXIT_SYSTEM = 0, 100, 111
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_S = 1.9  # CONTRACT: exit 0 within 2 s of a signal
+CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
 
 
 class Quit(Exception):

@@ -17,19 +17,10 @@ Invariants
 """
 
 import os
-import sys
 
+from ownpath import prefer_stdlib
 
-def _prefer_stdlib() -> None:
-    """Move our own folder behind the standard library (see comrade.py)."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    rest = [path for path in sys.path if os.path.abspath(path or ".") != own]
-    is_site = [path.endswith(("site-packages", "dist-packages")) for path in rest]
-    place = is_site.index(True) if True in is_site else len(rest)
-    sys.path[:] = rest[:place] + [own] + rest[place:]
-
-
-_prefer_stdlib()
+prefer_stdlib()
 
 import json  # noqa: E402
 import signal  # noqa: E402
@@ -52,20 +43,9 @@ FRESH_S = 3.0  # main has answered within this, or ghosts aren't answered either
 WAIT_S = 1.0  # of the call that waits for what main has: three fit into FRESH_S
 PAUSE_S = 2.5  # woken so much too late: this process was stopped, the ghosts were not
 CONNECT_S, CONNECT_PAUSE_S = 20.0, 0.02  # main imports its manager meanwhile
-HANDED = struct.Struct("!I64s16s15s")  # as relaying.py packs it
 CONFIG_BYTES_MAX = 65536
 
 assert 2 * WAIT_S < FRESH_S
-
-LOST = {
-    End.STOPPING: "stopping",
-    End.CLOSING: "closing",
-    End.CLOSED: "closing",
-    End.EOF: "eof",
-    End.RESET: "eof",
-    End.SILENT: "silent",
-}
-BULK = frozenset((Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE))
 
 
 class Exchange:
@@ -208,13 +188,13 @@ class Relay:
         """Take the next ghost's socket; end with main."""
         room = socket.CMSG_SPACE(struct.calcsize("i"))
         try:
-            head, rights, _, _ = self._stdin.recvmsg(HANDED.size, room)
+            head, rights, _, _ = self._stdin.recvmsg(net.HANDED.size, room)
         except (BlockingIOError, InterruptedError):
             return
         if not head:
             self.loop.is_over = True
             return
-        number, keys, writer, address = HANDED.unpack(head)
+        number, keys, writer, address = net.HANDED.unpack(head)
         (fd,) = struct.unpack("i", rights[0][2])
         who = wire.Hello(writer.decode(), writer.decode(), wire.Role.GHOST)
         link = net.adopt(
@@ -248,7 +228,7 @@ class Relay:
         if kind is Kind.HEARTBEAT:
             if clock() - self.exchange.answered_at < FRESH_S:
                 link.send(kind, frame.fields)
-        elif kind in BULK:
+        elif kind in wire.BULK:
             self._transfers.on_frame(peer, frame)
         elif kind is Kind.OUTPUT:
             digest = store.digest_of(frame.body)
@@ -269,7 +249,7 @@ class Relay:
             if link.ended is not None:
                 link.close()
                 del self.links[peer]
-                why = LOST.get(link.ended, "broken")
+                why = net.LOST.get(link.ended, "broken")
                 self.exchange.tell("lost", int(peer[1:]), why)
 
     def _send(self, link: net.Link, kind: str, fields: Dict[str, Any]) -> None:

@@ -41,10 +41,13 @@ import shells
 from effects import Frame, GhostUp, LinkLost, Message
 
 IDLE_S = 60.0  # the relay is kept so long after the last ghost has gone
-WAIT_S = 1.0  # of a call that waits for what main has
 PATH_BYTES_MAX = 100  # of an AF_UNIX address: 108 with the NUL, on Linux
 SCRIPT = "relay.py"
-HANDED = struct.Struct("!I64s16s15s")  # link, keys, the ghost's writer, its address
+
+
+def name_of(number: int) -> str:
+    """Give the name of a ghost's link, as the core knows it: no node id is like it."""
+    return "g%d" % number
 
 
 class _Call:
@@ -274,7 +277,7 @@ class Relay:
                 self._start()
             assert self._sock is not None
             number = self._count = self._count + 1
-            head = HANDED.pack(
+            head = net.HANDED.pack(
                 *(number, b"".join(keys), writer.encode(), address.encode())
             )
             fds = struct.pack("i", sock.fileno())
@@ -284,7 +287,7 @@ class Relay:
             except OSError as problem:  # it is just ending, or hundreds wait there
                 self._seams.log("a ghost can't be handed over: %s" % problem)
                 return
-        peer = "g%d" % number
+        peer = name_of(number)
         self._links[peer] = number
         self._seams.step(GhostUp(peer, writer))
 
@@ -294,15 +297,14 @@ class Relay:
         if call.batch[0] != self._generation:
             call.done.release()
             return
-        names = {number: peer for peer, number in self._links.items()}
         for verb, *rest in call.batch[1:]:
             if verb == "fetched":
                 then = self._fetching.pop(rest[1], None)
                 if then is not None:
                     then(rest[2])
                 continue
-            peer = names.get(rest[0])
-            if peer is None or peer not in self._links:
+            peer = name_of(rest[0])
+            if peer not in self._links:
                 continue
             if verb == "frame":
                 self._seams.step(Frame(peer, rest[1], rest[2]))

@@ -39,8 +39,7 @@ from typing import (
     Tuple,
 )
 
-from decoding import decode
-from record import LIVING, Malformed, Record, encode
+from record import LIVING, Record, encode
 from taskqueue import LEAVES, Queue, leaf_of
 
 WINDOW = 8  # frames under way to a peer
@@ -270,25 +269,17 @@ class Replica:
         """
         box = self.boxes[peer]
         merged: List[Record] = []
-        is_whole = True
-        for wire in wires:
-            try:
-                theirs = decode(wire)
-            except (Malformed, RecursionError) as problem:
-                self.queue.set_aside(wire, problem)
-                is_whole = False
-                continue
-            digest = theirs.digest
-            record = self.queue.join(theirs)
+        joined, is_whole = self.queue.join_all(wires)
+        for key, record, is_just_so in joined:
             if record is None:
                 self._purged_told.pop(peer, None)
                 continue
             merged.append(record)
-            if record.digest == digest:  # They have it just so: no echo.
-                box.active.pop(record.key, None)
-                box.rest.pop(record.key, None)
+            if is_just_so:  # They have it just so: no echo.
+                box.active.pop(key, None)
+                box.rest.pop(key, None)
             else:
-                box.rest[record.key] = None
+                box.rest[key] = None
         return merged, is_whole
 
     def on_got(self, peer: str, n: int) -> None:

@@ -31,6 +31,7 @@ from typing import (
 
 from coordinator import is_own_grant
 from effects import Check, Cores, Drain, Effect, Facts, Identity, Tags, WantFile
+from facts import in_steps
 from hands import FILE_S, NO_FILE, Hands
 from matching import Matcher
 from mesh import Mesh
@@ -41,7 +42,6 @@ from workers import Worker
 FACTS_S = 1.0  # what a worker said of its room is believed this long
 COPY_S = 3.0  # a grant to oneself waits this long for a second copy
 FILE_FORGET_S = 3600.0  # then it may hold up grants once more
-FACT_BYTES = 1 << 20  # free memory and disk are told in steps of 1 MiB
 CLAIRVOYANT = "clairvoyant"  # the tag of a comrade that has ghosts
 
 
@@ -151,8 +151,8 @@ class Room:
             role="comrade",
             cores=worker.cores,
             memory=worker.memory,
-            free_memory=None if memory is None else memory // FACT_BYTES * FACT_BYTES,
-            free_disk=worker.free_disk // FACT_BYTES * FACT_BYTES,
+            free_memory=None if memory is None else in_steps(memory),
+            free_disk=in_steps(worker.free_disk),
             holds=sorted(worker.holds),
             tags=sorted(self.all_tags()),
             draining=worker.draining,

@@ -23,7 +23,18 @@ D11 Equal `root` means equal queues: it covers the records and the intervals.
 from binascii import crc32
 from bisect import bisect_right
 from operator import attrgetter
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+)
 
 from decoding import decode
 from record import (
@@ -92,6 +103,14 @@ class Purged:
         return hash64(canonical([writer, self.intervals[writer]]))
 
 
+class Joined(NamedTuple):
+    """What became of a record of a peer: None, it is purged; just so: no news to it."""
+
+    key: str
+    record: Optional[Record]
+    is_just_so: bool
+
+
 class Queue:
     """All tasks of the cluster, as this replica knows them."""
 
@@ -155,6 +174,22 @@ class Queue:
         self.contradictions += absorb(mine, theirs)
         self._settle(mine)
         return mine
+
+    def join_all(self, wires: Iterable[Any]) -> Tuple[List[Joined], bool]:
+        """Join records in their wire form; say too whether all could be decoded."""
+        joined, is_whole = [], True
+        for wire in wires:
+            try:
+                theirs = decode(wire)
+            except (Malformed, RecursionError) as problem:
+                self.set_aside(wire, problem)
+                is_whole = False
+                continue
+            key, digest = theirs.key, theirs.digest
+            record = self.join(theirs)
+            is_just_so = record is not None and record.digest == digest
+            joined.append(Joined(key, record, is_just_so))
+        return joined, is_whole
 
     def set_aside(self, wire: Any, problem: Exception) -> None:
         # By content, not by arrival order: the same poison counts once.
@@ -220,6 +255,12 @@ class Queue:
         """Drop tasks that nobody was told of: an add that couldn't be kept."""
         for key in keys:
             self._remove(self.records[key])
+
+    def cover_all(self, intervals: Dict[str, List[List[int]]]) -> None:
+        """Join a peer's PURGED, or a part of it."""
+        for writer, known in intervals.items():
+            for low, high in known:
+                self.cover(writer, low, high)
 
     def cover(self, writer: str, low: int, high: int) -> None:
         """Join an interval of a peer's PURGED and drop the records it covers.

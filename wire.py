@@ -185,6 +185,10 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.KEPT: Row("call digest size mode error errno", _G, _K, "R"),
     Kind.HANGUP: Row("call", _G, _K, "DR"),
 }
+# What is large, and goes beside everything else (transfer.py).
+BULK = frozenset(
+    (Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE),
+)
 _RAW = frozenset(kind for kind, row in CATALOGUE.items() if row.raw)
 _KINDS = {int(kind): kind for kind in Kind}
 

@@ -22,9 +22,8 @@ import wire
 from clairvoyants import Clairvoyants
 from ghostnode import GhostNode
 from process import clock
-from wire import End, Kind
+from wire import Kind
 
-LOST = {End.EOF: "eof", End.RESET: "eof", End.STOPPING: "stopping"}
 MEMORY, DISK = 1 << 30, 1 << 34
 TICK_S = 0.05  # the loop looks at all deadlines so often
 
@@ -130,7 +129,7 @@ class Phantom:
         self.link = None
         if self.peer:
             peer, self.peer = self.peer, ""
-            self.later.append(core.LinkLost(peer, LOST.get(link.ended, "broken")))
+            self.later.append(core.LinkLost(peer, net.LOST.get(link.ended, "broken")))
         else:
             self.later.append(core.DialEnded(link.address, link.ended.name))
 

@@ -23,6 +23,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
         [],
     ),
     "points": (["points"], []),
+    "start": (["ownpath"], []),
     "wire": ("wire discovery net".split(), ["points"]),
     "disk": ("database journal store".split(), ["points"]),
     "tasks": ("keeper shells places sandbox".split(), ["points"]),
@@ -37,7 +38,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     ),
     "roles": (
         ["calls", "relay", "ghost", "comrade"],
-        "core wire disk tasks settings control cluster".split(),
+        "core wire disk tasks settings control cluster start".split(),
     ),
 }
 MAY_IMPORT: Dict[str, Set[str]] = {

@@ -6,7 +6,8 @@ from typing import List
 
 import figures
 import pytest
-from cluster import Cluster, Member, until
+from cluster import Cluster, until
+from haunts import relays_of
 from phantoms import Phantoms
 
 GHOSTS = 200
@@ -23,20 +24,6 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
 
-def relay_of(node: Member) -> int:
-    """Give the relay of a comrade."""
-    for entry in os.listdir("/proc"):
-        try:
-            words = Path("/proc", entry, "cmdline").read_bytes().split(b"\0")
-            status = Path("/proc", entry, "status").read_text()
-        except OSError:
-            continue
-        is_its = "PPid:\t%d\n" % node.pid in status
-        if is_its and any(word.endswith(b"relay.py") for word in words):
-            return int(entry)
-    raise AssertionError("no relay")
-
-
 def spent(pids: List[int], many: Phantoms, seconds: float) -> List[float]:
     """Let time pass; give what each process has used of it."""
     before = [cpu(pid) for pid in pids]
@@ -51,7 +38,7 @@ def test_two_hundred_ghosts_run_each_task_once_and_move_when_their_clairvoyant_d
         with Phantoms(GHOSTS, cluster.addresses, cluster.port) as many:
             took = many.until(lambda: many.at(first.address) == GHOSTS, 60)
             figures.note("200 ghosts attach", "-", "%.1f s" % took)
-            pids = [first.pid, relay_of(first)]
+            pids = [first.pid, *relays_of(first)]
             main, relay = spent(pids, many, IDLE_S)
             figures.note(
                 "200 idle ghosts: main's share of all that they cost",

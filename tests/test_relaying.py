@@ -18,7 +18,7 @@ import pytest
 import relaying
 import wire
 from effects import Frame, GhostUp, LinkLost
-from relay import Exchange
+from relay import WAIT_S, Exchange
 
 STAND_IN = """
 import os, socket
@@ -186,7 +186,7 @@ def test_a_main_that_is_stuck_answers_the_relay_nothing(main: Main) -> None:
     relay = main.connect()
     at = relay.answered_at
     relay.tell("frame", 0, "OFFER", {})
-    time.sleep(relaying.WAIT_S + MOMENT_S)  # its thread lives, its loop doesn't turn
+    time.sleep(WAIT_S + MOMENT_S)  # its thread lives, its loop doesn't turn
     assert relay.answered_at == at
     main.until(lambda: relay.answered_at > at)
 

@@ -21,7 +21,6 @@ import ghosts
 import links
 import net
 import peers
-import relay
 import wire
 from wire import (
     BadFrame,
@@ -108,10 +107,10 @@ def test_every_kind_is_in_the_catalogue_and_numbers_have_no_gap() -> None:
 
 def test_every_kind_has_one_place_that_takes_it_and_every_place_a_kind() -> None:
     core = set(peers.FRAMES)
-    rim = {kind.name for kind in links.OWN | links.BULK}
+    rim = {kind.name for kind in links.OWN | wire.BULK}
     assert core & rim <= {"BYE"}  # a link's end, and what it says, concern both
     ghosts_too = set(ghosts.GHOST_FRAMES) | set(ghostnode.GHOSTS_FRAMES)
-    relayed = {kind.name for kind in relay.BULK} | {"HEARTBEAT", "OUTPUT", "BYE"}
+    relayed = {kind.name for kind in wire.BULK} | {"HEARTBEAT", "OUTPUT", "BYE"}
     called = set(calls.OF_GHOSTS) | set(calls.PASSING)
     found = core | rim | ghosts_too | relayed | called
     assert found == {kind.name for kind in wire.CATALOGUE}
