@@ -354,9 +354,10 @@ class Ghost:
         if self._beacons is None:
             return times
         is_lonely = not self.node.peer
-        if is_lonely != self._is_hearing:
-            self._is_hearing = is_lonely
-            if is_lonely:
+        is_hearing = is_lonely and self._beacons.want_read(now)
+        if is_hearing != self._is_hearing:
+            self._is_hearing = is_hearing
+            if is_hearing:
                 self.watch(self._beacons.fileno(), self._on_beacons, None)
             else:
                 self.unwatch(self._beacons.fileno())

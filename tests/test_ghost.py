@@ -6,12 +6,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Set
+from types import SimpleNamespace
+from typing import List, Set
 
 import pytest
 from cluster import Cluster, Member, until
 from haunts import Ghost, Haunted, relays_of
 from helpers import CHECKOUT
+
+import ghost as program
+import settings
 
 SLACK_S = 3.0  # of a busy machine, beyond what is promised
 
@@ -361,3 +365,22 @@ def test_no_core_is_the_relays_if_the_user_doesnt_want_it():
         assert os.sched_getaffinity(relay) == every
         assert node.members()[node.address]["cores"] == 4
         assert cores_of_tasks(node) == every
+
+
+def test_a_flood_of_answers_is_read_in_sips(tmp_path):
+    env = {"HOME": str(tmp_path), "LEORONIC_ADDRESS": "127.0.0.31"}
+    lonely = program.Ghost(settings.read_settings(env, str(CHECKOUT), "ghost"), "")
+    lonely.log.path = os.devnull
+    lonely.node = SimpleNamespace(peer="")  # type: ignore[assignment]
+    heard = SimpleNamespace(rests=False, fileno=lambda: 0, tick=lambda now, lonely: 9.0)
+    heard.want_read = lambda now: not heard.rests
+    lonely._beacons = heard  # type: ignore[assignment]
+    lonely._sweep = SimpleNamespace(  # type: ignore[assignment]
+        due=None, tick=lambda now, is_lonely: ""
+    )
+    watched: List[bool] = []
+    lonely.watch = lambda *_: watched.append(True)
+    lonely.unwatch = lambda *_: watched.append(False)
+    for heard.rests in (False, True, True, False):
+        assert 9.0 in lonely._look_around(1.0)
+    assert watched == [True, False, True]
