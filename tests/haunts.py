@@ -7,8 +7,10 @@ On loopback, with discovery off, as helpers.Node; ghost i has the tag `ghosti`.
 """
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from typing import Any, Dict, List, Optional, Type
 
 from cluster import Cluster, Member, until
 from helpers import CHECKOUT, processes_of
+
+from journal import Journal
 
 STOP_TIMEOUT_S = 10.0
 
@@ -49,6 +53,16 @@ class Ghost:
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def kept(self) -> List[str]:
+        """Give the records that a kill would leave: with ends that nobody has yet."""
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(str(self.home / "queue"), os.path.join(copy, "queue"))
+            journal = Journal(copy, 0, 1 << 20)
+            journal.open()
+            keys = [key for key, _ in journal.rows()]
+            journal.close()
+        return keys
 
     def kill9(self) -> None:
         self._end(signal.SIGKILL)

@@ -130,8 +130,8 @@ def test_what_ended_while_nobody_was_there_is_told_later():
         )
         until("it runs", lambda: haunted.ledger.running())
         node.stop()
-        until("it has ended", lambda: haunted.ledger.lines("end"))
-        ghost.kill9()  # what it knows is on its disk
+        until("the end is on the ghost's disk", ghost.kept)
+        ghost.kill9()
         ghost.start()
         time.sleep(1)
         node.start()
