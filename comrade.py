@@ -365,6 +365,7 @@ class Comrade:
             self.store.write(store.Batch(WRITE_SEQ, meta=self.meta))
         self.store.close(CLOSE_S)
         self.log.write("stopped")
+        self.log.close(CLOSE_S)
         if self.is_clone:
             python = [sys.executable, "-E", "-X", "utf8"]  # as the launcher starts it
             os.execv(sys.executable, [*python, *sys.argv])
@@ -430,7 +431,9 @@ class Comrade:
             return
         record = effect.record
         needs = record.needs
-        self.shelf.use(file.digest for file in needs.files)
+        digests = [file.digest for file in needs.files]
+        if digests:
+            self.aside(lambda: self.shelf.use(digests), lambda *_: None)
         env = {
             "LEORONIC_TASK_ID": record.shown,
             "LEORONIC_ATTEMPT": str(effect.attempt),

@@ -32,6 +32,7 @@ from taskqueue import Queue
 
 PATIENCE_S = 2.0  # for another comrade's disk, from the last progress
 DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
+STUCK_S = 2.0  # a disk that owes an answer this long gets no work: busy ones take 0.1 s
 ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
 PURGED = "purged/"  # meta: a writer's intervals of PURGED, as JSON
 OVER_AT = "~over"  # a row's own field: when this node saw it finished
@@ -92,6 +93,7 @@ class Durable:
         self._then: Dict[int, Callable[[str], None]] = {}
         self._is_flushing = False
         self._retry_at: Optional[float] = None
+        self._owes_since: Optional[float] = None  # the disk, an answer
 
     # --- the disk -----------------------------------------------------------------
 
@@ -156,6 +158,7 @@ class Durable:
     def on_written(self, message: Written, now: float) -> None:
         """Take the store's answer."""
         self._then.pop(message.seq)(message.error)
+        self._owes_since = now if self._then else None
         if message.error:
             self._retry_at = now + DISK_RETRY_S
         if message.error != self.error:
@@ -175,8 +178,15 @@ class Durable:
             if keys or unsaved:
                 self._is_flushing = True
                 self.persist(keys, self._on_flushed)
+        if self._then and self._owes_since is None:
+            self._owes_since = now
         for pledge in list(self.pledges.values()):
             self._settle(pledge, now)
+
+    def is_stuck(self, now: float) -> bool:
+        """Say whether the disk hangs: it has owed an answer for long."""
+        since = self._owes_since
+        return since is not None and now - since >= STUCK_S
 
     def _on_flushed(self, error: str) -> None:
         self._is_flushing = False
@@ -190,6 +200,8 @@ class Durable:
         times = [p.deadline for p in self.pledges.values() if p.deadline > now]
         if self._retry_at is not None:
             times.append(self._retry_at)
+        if self._owes_since is not None and not self.is_stuck(now):
+            times.append(self._owes_since + STUCK_S)
         return min(times, default=None)
 
     # --- pledges ------------------------------------------------------------------

@@ -63,6 +63,7 @@ FACTS: Dict[str, Callable[[Any], bool]] = {
     "holds": _are_texts,
     "tags": _are_texts,
     "draining": _is_flag,
+    "stuck": lambda value: value is ... or _is_flag(value),  # its disk hangs
 }
 
 

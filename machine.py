@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory and disk, all of it and what is free.
+"""What this machine has: cores, memory and disk, what is free of them, and programs.
 
 Reason for this file beside sandbox.py: to ask the machine is no part of running tasks;
 both are short by themselves.
@@ -7,7 +7,7 @@ Rules. Asked anew at each call; psutil where it is installed, else the system it
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 
 class Machine(NamedTuple):
@@ -58,3 +58,12 @@ def free_disk(directory: str) -> int:
     except OSError:
         return 0
     return found.f_bavail * found.f_frsize
+
+
+def which(name: str, directory: str, environ: Mapping[str, str]) -> str:
+    """The program that a task in that directory would find, or ''."""
+    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return ""

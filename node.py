@@ -135,6 +135,7 @@ class Node:
         self.peers.look_around()
         self.matcher.waits.scan()
         self._is_moving = self.matcher.move()
+        self.room.on_disk(self.durable.is_stuck(now))
         self.room.check(now)
         self.hands.look_again()  # Refutes first what was merged as lost but runs here.
         if not self.hands.is_stopping:

@@ -18,7 +18,7 @@ D2  A grant of this process to itself starts only when another comrade has merge
 from typing import Callable, Dict, FrozenSet, Iterable, NamedTuple, Optional, Set
 
 from coordinator import is_own_grant
-from effects import Check, Drain, Effect, Facts, Identity, Tags, WantFile
+from effects import Check, Drain, Effect, Facts, Identity, Log, Tags, WantFile
 from hands import Hands
 from matching import Matcher
 from mesh import Mesh
@@ -90,6 +90,13 @@ class Room:
         self.worker.draining = message.on
         self.tell()
 
+    def on_disk(self, is_stuck: bool) -> None:
+        """Take nothing new while the disk hangs: to start a task is to write there."""
+        if is_stuck != self.worker.stuck:
+            self.worker.stuck = is_stuck
+            self.emit(Log("the disk %s" % ("hangs" if is_stuck else "answers again")))
+            self.tell()
+
     def on_facts(self, message: Facts, now: float) -> None:
         """Take the machine's answer."""
         self._is_asked = False
@@ -118,6 +125,7 @@ class Room:
             holds=sorted(worker.holds),
             tags=sorted(self.tags),
             draining=worker.draining,
+            stuck=worker.stuck,
         )
 
     def check(self, now: float) -> None:

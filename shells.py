@@ -75,15 +75,6 @@ def task_script(
     return b"".join([*words, b"bash -c ", quote(command), end])
 
 
-def which(name: str, directory: str, environ: Mapping[str, str]) -> str:
-    """The program that a task in that directory would find, or ''."""
-    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return ""
-
-
 def cause_of(status: int, was_signalled: bool) -> str:
     """Name the signal of which a task died, '' if it just exited with that status.
 
@@ -110,10 +101,23 @@ def tried(job: Callable[[], None]) -> str:
     return ""
 
 
+def memory_file() -> int:
+    """Open a file that is on no disk and has a path; -1 if the system has none."""
+    try:
+        fd: int = os.memfd_create("feed")  # novm
+    except (AttributeError, OSError):
+        return -1
+    if os.path.exists(f"/proc/{os.getpid()}/fd/{fd}"):
+        return fd
+    os.close(fd)
+    return -1
+
+
 class Keeper:
     """One keeper, seen from the node. All but `read_reports` expects it to be up.
 
-    `make`, `load`, `take_output`, `was_signalled` and `close` are to be called aside.
+    `make`, `take_output`, `was_signalled` and `close` are to be called aside, and
+    `load` too unless it `is_quick`.
     """
 
     def __init__(self, base: str) -> None:
@@ -123,6 +127,7 @@ class Keeper:
         self.is_watched = False  # for reports
         self.is_lost = False  # its shell has ended
         self.is_last = False  # it is not to be used again
+        self.is_quick = False  # to load it waits for no disk
         self._partial = b""  # a report that is not complete
         self._fed = 0  # bytes in the feed
         self._reopen = b""  # what the next script has to do first
@@ -136,7 +141,11 @@ class Keeper:
             os.mkfifo(f"{self.base}.{name}", 0o600)
         # RDWR: neither end waits for the other
         self._fds["do"] = os.open(self.base + ".do", os.O_RDWR | os.O_NONBLOCK)
-        self._fds["feed"] = self._make(self.base + ".feed")
+        feed = memory_file()
+        self.is_quick = feed >= 0
+        self._fds["feed"] = feed if feed >= 0 else self._make(self.base + ".feed")
+        if self.is_quick:
+            os.symlink(f"/proc/{os.getpid()}/fd/{feed}", self.base + ".feed")
         self._fds["notes"] = self._make(self.base + ".notes")
         for name, path in self._paths.items():
             self._fds[name] = self._make(path)
@@ -187,6 +196,11 @@ class Keeper:
     def go(self) -> None:
         """Let it run what was loaded."""
         os.write(self._fds["do"], b"\n")
+
+    def is_silent(self) -> bool:
+        """Say whether its task printed nothing; no disk is asked for that."""
+        fds = self._fds["out"], self._fds["err"]
+        return all(os.lseek(fd, 0, os.SEEK_END) == 0 for fd in fds)
 
     def output_path(self, name: str) -> str:
         """Return where the running task's `out` or `err` gathers."""

@@ -20,6 +20,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 import pytest
 
 import sandbox
+import shells
 from sandbox import Ended, Job, Refused, Sandbox, Started
 from shells import Keeper
 
@@ -614,7 +615,7 @@ def test_a_run_killed_at_once_ends_as_killed(box: Box) -> None:
     box.run("true")
     for _ in range(20):
         run = box.start("sleep 1000")
-        box.until(lambda: any(e.run == run for e in box.seen))
+        box.until(lambda run=run: any(e.run == run for e in box.seen))
         box.box.kill(run, "deleted", 5)
         end = box.result(run)
         assert isinstance(end, Ended) and (end.exit, end.cause) == (143, "deleted")
@@ -1083,7 +1084,8 @@ def test_a_disk_that_hangs_at_a_start_holds_up_no_turn_and_hands_the_run_back(
     box: Box, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     hangs, real = threading.Event(), getattr(Keeper, step)
-    if step == "load":
+    if step == "load":  # where a file in memory can't be had
+        monkeypatch.setattr(shells, "memory_file", lambda: -1)
         box.run("true")  # its shell waits
 
     def hanging(keeper: Keeper, *args: bytes) -> None:
@@ -1105,6 +1107,16 @@ def test_a_disk_that_hangs_at_a_start_holds_up_no_turn_and_hands_the_run_back(
     monkeypatch.undo()
     assert box.run("echo next").out.data == b"next\n"
     assert box.files() == []
+
+
+def test_a_system_without_files_in_memory_runs_tasks_all_the_same(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shells, "memory_file", lambda: -1)
+    for text in (b"one", b"x" * 100000, b"two"):
+        assert box.run("echo " + text.decode()).out.size == len(text) + 1
+    feeds = list((box.home / "runs").glob("*.feed"))
+    assert feeds and all(feed.is_file() and not feed.is_symlink() for feed in feeds)
 
 
 def test_a_disk_that_hangs_at_an_end_holds_up_no_turn(

@@ -399,6 +399,41 @@ def test_a_core_finishes_all_it_holds_while_the_rest_is_broken_for_ever():
     assert {record.state.value for record in records.values()} == {"done"}
 
 
+def test_a_node_whose_disk_hangs_gets_nothing_new_until_it_answers():
+    world = cluster(3)
+    world.ledger.is_healthy = True
+    world.hosts["c"].disk.is_hung = True
+    world.add("a", 1, "1 0")
+    world.run(4)
+    world.add("a", 6, "1 0")
+    world.run(8)
+    assert len(begun(world)) == 7 and "c" not in begun(world)[1:]
+    record = next(iter(world.node("a").queue.records.values()))
+    texts = [row.text for row in world.node("a").why(record, 0.0)]
+    assert "its disk doesn't answer" in "; ".join(texts)
+    world.hosts["c"].disk.is_hung = False
+    world.run(1)
+    world.add("a", 6, "1 0")
+    finish(world)
+    assert sorted(begun(world)[7:]) == list("aabbcc")
+
+
+def test_a_node_whose_disk_hangs_alone_starts_nothing_until_it_answers():
+    world = cluster(2)
+    world.hosts["b"].disk.is_hung = True
+    world.add("a", 1, "1 0")
+    world.run(4)
+    world.add("a", 4, "3 0")
+    world.run(1)
+    before = begun(world)
+    world.kill("a")
+    world.run(10)
+    assert begun(world) == before and len(before) == 3
+    world.hosts["b"].disk.is_hung = False
+    finish(world)
+    assert begun(world)[3:] == list("bbbb")
+
+
 def test_a_suspended_machine_accuses_nobody_and_its_task_is_told_once():
     world = cluster(3)
     world.add("a", 6, "30 0")

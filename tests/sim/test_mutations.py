@@ -204,6 +204,13 @@ MUTATIONS: Dict[str, Mutation] = {
             "a_run_that_was_called_lost_is_its_workers_after_all",
         ),
     ),
+    "a disk that hangs gets work": Mutation(
+        *(durable.Durable, "is_stuck", _never),
+        (
+            "a_node_whose_disk_hangs_gets_nothing_new_until_it_answers",
+            "a_node_whose_disk_hangs_alone_starts_nothing_until_it_answers",
+        ),
+    ),
     "purged tasks come back": Mutation(
         *(taskqueue.Purged, "covers", _never),
         (
