@@ -6,7 +6,7 @@ Times are those of the rules; who does what is asked of the ledger, which saw it
 the cores only where they must know.
 """
 
-from typing import List
+from typing import Any, Dict, List
 
 import shapes
 from disks import EIO, FULL
@@ -434,6 +434,34 @@ def test_a_node_whose_disk_hangs_alone_starts_nothing_until_it_answers():
     assert begun(world)[3:] == list("bbbb")
 
 
+def test_halves_that_differ_everywhere_list_what_they_have_in_a_few_frames():
+    world = cluster(2)
+    world.partition("a")
+    world.run(6)
+    everyone = [world.add(name, 1500, "1 0", cores=9) for name in "ab"]
+    world.run(3)
+    lists = {name: 0 for name in "ab"}
+    for name in "ab":
+        count_lists(world, name, lists)
+    world.heal()
+    assert world.until(world.is_equal, 10, 0.05) and everyone
+    for name in "ab":  # 500 keys in each, where there were 512 frames
+        assert len(world.node(name).queue.records) == 3000
+        assert 3 <= lists[name] <= 4
+
+
+def count_lists(world: World, name: str, lists: Dict[str, int]) -> None:
+    """Count the LEAF frames that a node sends from now on."""
+    replica = world.node(name).replica
+    send = replica.send
+
+    def counting(peer: str, kind: str, fields: Dict[str, Any]) -> None:
+        lists[name] += kind == "LEAF"
+        send(peer, kind, fields)
+
+    replica.send = counting
+
+
 def test_a_suspended_machine_accuses_nobody_and_its_task_is_told_once():
     world = cluster(3)
     world.add("a", 6, "30 0")
@@ -459,7 +487,7 @@ def test_a_clock_that_jumps_makes_nobody_run_a_task_twice():
 
 
 def test_nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it():
-    world = World(5, "abcde")
+    world = World(10, "abcde")
     world.ledger.is_healthy = True
     for name in "cde":
         world.start(name)

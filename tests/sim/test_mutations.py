@@ -136,7 +136,8 @@ MUTATIONS: Dict[str, Mutation] = {
     "a new link doesn't freeze granting": Mutation(
         *(mesh.Mesh, "is_frozen", _never),
         (
-            36,
+            117,
+            134,
             "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
         ),
     ),
@@ -151,14 +152,14 @@ MUTATIONS: Dict[str, Mutation] = {
         *(mesh.Mesh, "may_grant", _go_on),
         (
             8,
-            41,
+            91,
         ),
     ),
     "a restarted node waits for no member": Mutation(
         *(coordinator, "START_S", 0.0),
         (
-            144,
-            167,
+            5,
+            94,
             "a_node_that_comes_back_waits_for_those_it_knew",
         ),
     ),
@@ -257,7 +258,7 @@ MUTATIONS: Dict[str, Mutation] = {
     "changes reach one peer only": Mutation(
         *(replica.Replica, "touch", _told_to_one),
         (
-            1,
+            2,
             6,
         ),
     ),
