@@ -30,7 +30,7 @@ from record import canonical, encode
 from replica import Replica
 from taskqueue import Queue
 
-PATIENCE_S = 2.0  # for another comrade's disk, from the last progress
+PATIENCE_S = 1.9  # for another comrade's disk, from its last progress: 2 s with a turn
 DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
 STUCK_S = 2.0  # a disk that owes an answer this long gets no work: busy ones take 0.1 s
 ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
