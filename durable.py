@@ -56,6 +56,7 @@ class Pledge:
         self.after: Dict[str, int] = {}  # peer -> frames sent before; they don't count
         self.left: Dict[str, Set[str]] = {}  # peer -> keys that it hasn't confirmed
         self.copies: Set[str] = set()  # peers that have all
+        self.refusals: Set[str] = set()  # peers whose disk can't
         self.is_told = False  # some peer was sent it
 
     def confirm(self, peer: str, keys: Iterable[str], now: float) -> None:
@@ -227,6 +228,7 @@ class Durable:
         """A new link: its frames count anew, and it is asked for what is pledged."""
         for pledge in self.pledges.values():
             pledge.after[peer] = 0
+            pledge.refusals.discard(peer)
             pledge.is_told = True
             self.replica.send_again(pledge.keys, peer)
 
@@ -245,15 +247,23 @@ class Durable:
         else:  # Others may keep it; then it is for this disk too, when that works.
             self.dirty.update(dict.fromkeys(pledge.keys))
 
-    def on_stored(self, peer: str, n: int, keys: List[str], now: float) -> None:
-        """A peer has the records of frame n on its disk."""
+    def on_stored(
+        self, peer: str, n: int, keys: List[str], ok: bool, now: float
+    ) -> None:
+        """A peer has the records of frame n on its disk, or can't write them."""
         for pledge in self.pledges.values():
-            if n > pledge.after.get(peer, 0):
+            if n <= pledge.after.get(peer, 0):
+                continue
+            if ok:
                 pledge.confirm(peer, keys, now)
+            elif not pledge.left.get(peer, set(pledge.keys)).isdisjoint(keys):
+                pledge.refusals.add(peer)
 
     def _settle(self, pledge: Pledge, now: float) -> None:
         peers = len(self.mesh.links)
-        is_late = now >= pledge.deadline
+        # There is no use in waiting for those that have said no.
+        has_no = bool(peers) and pledge.refusals.issuperset(self.mesh.links)
+        is_late = has_no or now >= pledge.deadline
         if pledge.is_here:
             if pledge.copies or not peers:
                 self._end(pledge, "", "" if pledge.copies else self._alone())

@@ -253,8 +253,8 @@ class Node:
     def _on_written(self, message: Written, now: float) -> None:
         self.durable.on_written(message, now)
 
-    def _on_stored(self, peer: str, n: int, keys: List[str]) -> None:
-        self.durable.on_stored(peer, n, keys, self.now)
+    def _on_stored(self, peer: str, n: int, keys: List[str], ok: bool) -> None:
+        self.durable.on_stored(peer, n, keys, ok, self.now)
 
     # --- this node as a worker ----------------------------------------------------
 

@@ -20,7 +20,7 @@ Reconcile, both ends alike, at a new link and when roots stay different:
 
 A MARK is answered (MARKED) when all before it is merged: links are in order.
 
-Invariants. D10: `stored` is told only of records that a peer has fsynced; `got` of
+Invariants. D10: `stored` is told True only of what a peer has fsynced; `got` of
 those that it has in memory. D11: after reconciling, with nothing left to send, roots
 are equal. What looks at all records (scans, comparing) takes a slice a turn.
 """
@@ -93,7 +93,7 @@ class Replica:
         queue: Queue,
         send: Send,
         got: Callable[[str, int, List[str]], None],
-        stored: Callable[[str, int, List[str]], None],
+        stored: Callable[[str, int, List[str], bool], None],
     ) -> None:
         self.queue = queue
         self.send = send
@@ -301,8 +301,8 @@ class Replica:
     def on_stored(self, peer: str, n: int, ok: bool) -> None:
         """The records of a frame of ours are on their disk, or can't be."""
         keys = self.boxes[peer].storing.pop(n, None)
-        if keys is not None and ok:
-            self.stored(peer, n, keys)
+        if keys is not None:
+            self.stored(peer, n, keys, ok)
 
     def on_tree(self, peer: str, hashes: List[str], ask: bool) -> None:
         """Compare their leaves with ours; what differs is to be listed."""

@@ -105,6 +105,7 @@ def memory_file() -> int:
     """Open a file that is on no disk and has a path; -1 if the system has none."""
     try:
         fd: int = os.memfd_create("feed")  # novm
+        os.fchmod(fd, 0o600)
     except (AttributeError, OSError):
         return -1
     if os.path.exists(f"/proc/{os.getpid()}/fd/{fd}"):

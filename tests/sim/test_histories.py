@@ -204,6 +204,25 @@ def test_a_disk_error_is_told_unless_two_others_have_it():
     finish(world)
 
 
+def test_those_that_say_no_are_not_waited_for():
+    world = cluster(3)
+    for name in "bc":
+        world.hosts[name].disk.error = FULL
+    here = world.add("a")
+    world.run(0.5)
+    assert "on this node only" in world.ledger.promises.acks[here].note
+    world.hosts["a"].disk.error = FULL
+    refused = world.add("a")
+    world.run(0.5)
+    assert "no space left" in world.ledger.promises.acks[refused].error
+    world.hosts["c"].disk.error, world.hosts["c"].disk.is_hung = "", True
+    waits = world.add("a")
+    world.run(0.5)
+    assert waits not in world.ledger.promises.acks  # c may still say yes
+    world.heal()
+    finish(world)
+
+
 def test_a_lone_node_with_a_full_disk_refuses():
     world = cluster(1)
     world.hosts["a"].disk.error = FULL
