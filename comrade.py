@@ -163,7 +163,7 @@ class Comrade:
                 lambda: self.node.me.address,
                 lambda: self.node.shown_name(self.node.mesh.facts),
                 lambda: self.node.room.all_tags(),
-                lambda digests: self.shelf.use(digests),
+                self._use,
                 lambda event: self.outputs.on_ended(event),
             ),
         )
@@ -410,6 +410,7 @@ class Comrade:
             self.store.write(store.Batch(WRITE_SEQ, meta=self.meta))
         self.store.close(CLOSE_S)
         self.log.write("stopped")
+        self.log.close(CLOSE_S)
         if self.is_clone:
             python = [sys.executable, "-E", "-X", "utf8"]  # as the launcher starts it
             os.execv(sys.executable, [*python, *sys.argv])
@@ -471,6 +472,10 @@ class Comrade:
 
     def _start(self, effect: core.Start) -> None:
         self.workplace.start(effect)
+
+    def _use(self, digests: Sequence[str]) -> None:
+        if digests:
+            self.aside(lambda: self.shelf.use(digests), lambda *_: None)
 
     def _kill(self, effect: core.Kill) -> None:
         self.sandbox.kill(effect.run, effect.cause, effect.grace_s)

@@ -30,8 +30,9 @@ from record import canonical, encode
 from replica import Replica
 from taskqueue import Queue
 
-PATIENCE_S = 2.0  # for another comrade's disk, from the last progress
+PATIENCE_S = 1.9  # for another comrade's disk, from its last progress: 2 s with a turn
 DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
+STUCK_S = 2.0  # a disk that owes an answer this long gets no work: busy ones take 0.1 s
 ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
 PURGED = "purged/"  # meta: a writer's intervals of PURGED, as JSON
 OVER_AT = "~over"  # a row's own field: when this node saw it finished
@@ -55,6 +56,7 @@ class Pledge:
         self.after: Dict[str, int] = {}  # peer -> frames sent before; they don't count
         self.left: Dict[str, Set[str]] = {}  # peer -> keys that it hasn't confirmed
         self.copies: Set[str] = set()  # peers that have all
+        self.refusals: Set[str] = set()  # peers whose disk can't
         self.is_told = False  # some peer was sent it
         self.then: Optional[Callable[[str], None]] = None  # told instead of a user
 
@@ -94,6 +96,7 @@ class Durable:
         self._is_flushing = False
         self._retry_at: Optional[float] = None
         self._vouched = 0  # counts what is vouched for; tickets are above 0
+        self._owes_since: Optional[float] = None  # the disk, an answer
 
     # --- the disk -----------------------------------------------------------------
 
@@ -158,6 +161,7 @@ class Durable:
     def on_written(self, message: Written, now: float) -> None:
         """Take the store's answer."""
         self._then.pop(message.seq)(message.error)
+        self._owes_since = now if self._then else None
         if message.error:
             self._retry_at = now + DISK_RETRY_S
         if message.error != self.error:
@@ -177,8 +181,15 @@ class Durable:
             if keys or unsaved:
                 self._is_flushing = True
                 self.persist(keys, self._on_flushed)
+        if self._then and self._owes_since is None:
+            self._owes_since = now
         for pledge in list(self.pledges.values()):
             self._settle(pledge, now)
+
+    def is_stuck(self, now: float) -> bool:
+        """Say whether the disk hangs: it has owed an answer for long."""
+        since = self._owes_since
+        return since is not None and now - since >= STUCK_S
 
     def _on_flushed(self, error: str) -> None:
         self._is_flushing = False
@@ -192,6 +203,8 @@ class Durable:
         times = [p.deadline for p in self.pledges.values() if p.deadline > now]
         if self._retry_at is not None:
             times.append(self._retry_at)
+        if self._owes_since is not None and not self.is_stuck(now):
+            times.append(self._owes_since + STUCK_S)
         return min(times, default=None)
 
     # --- pledges ------------------------------------------------------------------
@@ -226,6 +239,7 @@ class Durable:
         """A new link: its frames count anew, and it is asked for what is pledged."""
         for pledge in self.pledges.values():
             pledge.after[peer] = 0
+            pledge.refusals.discard(peer)
             pledge.is_told = True
             self.replica.send_again(pledge.keys, peer)
 
@@ -244,15 +258,23 @@ class Durable:
         else:  # Others may keep it; then it is for this disk too, when that works.
             self.dirty.update(dict.fromkeys(pledge.keys))
 
-    def on_stored(self, peer: str, n: int, keys: List[str], now: float) -> None:
-        """A peer has the records of frame n on its disk."""
+    def on_stored(
+        self, peer: str, n: int, keys: List[str], ok: bool, now: float
+    ) -> None:
+        """A peer has the records of frame n on its disk, or can't write them."""
         for pledge in self.pledges.values():
-            if n > pledge.after.get(peer, 0):
+            if n <= pledge.after.get(peer, 0):
+                continue
+            if ok:
                 pledge.confirm(peer, keys, now)
+            elif not pledge.left.get(peer, set(pledge.keys)).isdisjoint(keys):
+                pledge.refusals.add(peer)
 
     def _settle(self, pledge: Pledge, now: float) -> None:
         peers = len(self.mesh.links)
-        is_late = now >= pledge.deadline
+        # There is no use in waiting for those that have said no.
+        has_no = bool(peers) and pledge.refusals.issuperset(self.mesh.links)
+        is_late = has_no or now >= pledge.deadline
         if pledge.is_here:
             if pledge.copies or not peers:
                 self._end(pledge, "", "" if pledge.copies else self._alone())

@@ -65,6 +65,7 @@ OFFER: Dict[str, Callable[[Any], bool]] = {  # what a worker offers
     "holds": _are_texts,
     "tags": _are_texts,
     "draining": _is_flag,
+    "stuck": lambda value: value is ... or _is_flag(value),  # its disk hangs
 }
 STATES = ("here", "away", "dead", "replaced")
 GHOST: Dict[str, Callable[[Any], bool]] = {

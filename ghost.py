@@ -339,6 +339,7 @@ class Ghost:
         self.sandbox.close()
         self.store.close(CLOSE_S)
         self.log.write("stopped")
+        self.log.close(CLOSE_S)
         return EXIT_DONE
 
     # --- whom to go to ------------------------------------------------------------

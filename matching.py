@@ -386,7 +386,8 @@ class Matcher:
 
     def _is_kept(self, key: str) -> bool:
         return any(
-            worker.kept_for == key and not (worker.draining or worker.away)
+            worker.kept_for == key
+            and not (worker.draining or worker.away or worker.stuck)
             for worker in self.workers.values()
         )
 
@@ -429,6 +430,8 @@ class Matcher:
                 found.insert(0, "it is draining")
             if worker.away:
                 found.insert(0, "it doesn't answer")
+            if worker.stuck:
+                found.insert(0, "its disk doesn't answer")
             until, _, why = worker.refused.get(record.key, (0.0, 0.0, ""))
             if until > now:
                 found.append("refused it: " + why)

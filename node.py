@@ -153,6 +153,7 @@ class Node:
         self.ghosts.where.look_around(now)
         self.matcher.waits.scan()
         self._is_moving = self.matcher.move()
+        self.room.on_disk(self.durable.is_stuck(now))
         self.room.check(now)
         self.ghosts.check(now)
         self.hands.look_again()  # Refutes first what was merged as lost but runs here.
@@ -274,8 +275,8 @@ class Node:
     def _on_written(self, message: Written, now: float) -> None:
         self.durable.on_written(message, now)
 
-    def _on_stored(self, peer: str, n: int, keys: List[str]) -> None:
-        self.durable.on_stored(peer, n, keys, self.now)
+    def _on_stored(self, peer: str, n: int, keys: List[str], ok: bool) -> None:
+        self.durable.on_stored(peer, n, keys, ok, self.now)
 
     # --- this node as a worker ----------------------------------------------------
 

@@ -162,6 +162,7 @@ class Peers:
             worker.free_memory = facts["free_memory"]
             worker.free_disk = facts["free_disk"]
             worker.draining = facts["draining"]
+            worker.stuck = facts.get("stuck", False)
             matcher.facts(worker, frozenset(facts["holds"]))
         self.node.worker.name = self.node.shown_name(self.mesh.facts)
         claims = self.mesh.claims().values()

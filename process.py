@@ -6,18 +6,21 @@ not import each other.
 Rules. Knows nothing of tasks or the cluster. The only place that reads the clock that
 decides (D4): CLOCK_BOOTTIME, which goes on through a suspend, where there is one.
 
-Invariants. The log never stops its process: a full disk costs lines, nothing else. A
-user's regex can't freeze the loop: a timer's signal interrupts Python's `re`.
+Invariants. The log never stops its process: a disk that is full or hangs costs lines,
+nothing else. A user's regex can't freeze the loop: a timer's signal interrupts `re`.
 """
 
 import os
 import re
 import signal
 import sys
+import threading
 import time
-from typing import Any, Dict
+from queue import SimpleQueue
+from typing import Any, Dict, Optional
 
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
+LOG_LINES_MAX = 1000  # that wait for the disk
 LOG_BYTES_MAX = 10 << 20  # then the log begins anew, the old one is kept as log.old
 EXIT_DONE, EXIT_USAGE, EXIT_SYSTEM = 0, 100, 111
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,14 +66,35 @@ class Search:
 
 
 class LogFile:
-    """The node's log: a line with a date each, begun anew at LOG_BYTES_MAX."""
+    """The node's log: a line with a date each, begun anew at LOG_BYTES_MAX.
+
+    A thread of its own writes it, from the first line on.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._thread: Optional[threading.Thread] = None
 
     def write(self, text: str) -> None:
-        """Append a line; a full disk must not stop the node, so errors pass."""
-        line = "%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), text)
+        """Have a line appended; too many that a hanging disk doesn't take are lost."""
+        if self._lines.qsize() < LOG_LINES_MAX:
+            self._lines.put("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), text))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+
+    def close(self, wait_s: float) -> None:
+        """Wait until all is written, for so long; after it nothing more is."""
+        if self._thread is not None:
+            self._lines.put("")
+            self._thread.join(wait_s)
+
+    def _work(self) -> None:
+        for line in iter(self._lines.get, ""):
+            self._append(line)
+
+    def _append(self, line: str) -> None:
         try:
             with open(self.path, "a", encoding="utf-8", errors="replace") as file:
                 file.write(line)

@@ -34,6 +34,7 @@ Not here: who may author which step (node.py), what is durable (store.py).
 
 import json
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 try:  # The small C module: hashlib would bring OpenSSL, 3.5 MiB of memory.
@@ -49,11 +50,15 @@ RETRIES_MAX = 100
 LOSSES_MAX = 5  # distinct attempts LOST before a task is given up (Slurm: 5)
 LOSSES_ALONE = 2  # after that many it no longer gets neighbours to take with it
 COUNTER_MAX = 1 << 53  # JSON numbers stay exact up to here, in any language
+NEEDS_KEPT = 64  # whose wire form is remembered: tasks come in lists of equal needs
 DEPTH_MAX = 20  # of values that we don't know; each Python's own limit differs
 HEX = frozenset("0123456789abcdef")
 NAME_CHARS = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 )
+
+
+_write = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 class Malformed(ValueError):
@@ -169,7 +174,7 @@ class Run(NamedTuple):
 
 def canonical(value: Any) -> bytes:
     """Give the one JSON text of a value, on every version and word size."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return _write(value).encode("ascii")
 
 
 def hash64(data: bytes) -> int:
@@ -423,7 +428,9 @@ def encode(record: Record) -> Dict[str, Any]:
     return wire
 
 
+@lru_cache(maxsize=NEEDS_KEPT)
 def _encode_needs(needs: Needs) -> Dict[str, Any]:
+    """Give the wire form of needs; it is shared, and nobody may change it."""
     needs = needs._replace(timeout=float(needs.timeout))  # 90 and 90.0 hash alike
     return {
         wire: getattr(needs, name)

@@ -36,7 +36,7 @@ import transfer  # noqa: E402
 import wire  # noqa: E402
 from loop import Loop  # noqa: E402
 from places import Worker  # noqa: E402
-from process import LogFile, clock  # noqa: E402
+from process import CLOSE_S, LogFile, clock  # noqa: E402
 from wire import End, Kind  # noqa: E402
 
 FRESH_S = 3.0  # main has answered within this, or ghosts aren't answered either
@@ -151,6 +151,7 @@ class Relay:
         """Serve until main has ended."""
         while not self.loop.is_over:
             self.loop.turn()
+        self.log.close(CLOSE_S)
 
     def tick(self) -> Optional[float]:
         """Take what main has said, look after the links; give the next time."""

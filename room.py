@@ -30,7 +30,7 @@ from typing import (
 )
 
 from coordinator import is_own_grant
-from effects import Check, Cores, Drain, Effect, Facts, Identity, Tags, WantFile
+from effects import Check, Cores, Drain, Effect, Facts, Identity, Log, Tags, WantFile
 from facts import in_steps
 from hands import FILE_S, NO_FILE, Hands
 from matching import Matcher
@@ -128,6 +128,13 @@ class Room:
         self.worker.draining = message.on
         self.tell()
 
+    def on_disk(self, is_stuck: bool) -> None:
+        """Take nothing new while the disk hangs: to start a task is to write there."""
+        if is_stuck != self.worker.stuck:
+            self.worker.stuck = is_stuck
+            self.emit(Log("the disk %s" % ("hangs" if is_stuck else "answers again")))
+            self.tell()
+
     def on_facts(self, message: Facts, now: float) -> None:
         """Take the machine's answer."""
         self._is_asked = False
@@ -156,6 +163,7 @@ class Room:
             holds=sorted(worker.holds),
             tags=sorted(self.all_tags()),
             draining=worker.draining,
+            stuck=worker.stuck,
         )
 
     def check(self, now: float) -> None:

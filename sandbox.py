@@ -2,8 +2,7 @@
 
 Rules: what a task can do to its node is dealt with here and in the files that only this
 one imports: shells.py (what tasks run in), keeper.py (those shells themselves, and the
-process table) and places.py (necessary files). What the machine has (cores, memory,
-disk) is asked only here.
+process table) and places.py (necessary files). machine.py tells what the machine has.
 
 How it works. A run goes
 
@@ -11,7 +10,8 @@ How it works. A run goes
 
 where ENDING is that what it started is stopped; what a run doesn't need it skips.
 `tick` does what is due: time-outs, and while a run is ENDING a look each 10 to 50 ms;
-nothing else polls. No method blocks but `clean_up` and `close`.
+nothing else polls. No method blocks but `clean_up` and `close`: what touches the disk
+of the state directory is done aside, by one thread for shells and one for files.
 
 Invariants:
 1. D13: a run is reported as ended only when all that it started is gone (zombies are).
@@ -39,6 +39,7 @@ from typing import (
 )
 
 from keeper import Process, below, leftovers, processes, signal_all
+from machine import Machine, free_disk, free_memory, machine, which
 from places import Places, Worker, raw, renames, unique_name
 from points import point
 from shells import (
@@ -49,20 +50,22 @@ from shells import (
     cause_of,
     split_environ,
     task_script,
-    which,
+    tried,
 )
 
 SMALL_OUTPUT_BYTES = 64 * 1024  # handed over in memory; more stays in a file
 COMMAND_BYTES_MAX = 128 * 1024 - 1  # Linux: MAX_ARG_STRLEN, with the NUL
 END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
+DISK_S = 3.0  # a start that the disk holds up for longer is for another node
 PRESS_FIRST_S, PRESS_LAST_S = 0.01, 0.05  # between two looks at what is being ended
 CLEAN_UP_S, CLEAN_UP_PAUSE_S = 5.0, 0.01  # leftovers have this long to go
 KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 USER_UMASK = os.umask(0o077)  # read as early as can be: the node sets its own
 os.umask(USER_UMASK)
 
-__all__ = ["Sandbox", "renames", "unique_name"]
+__all__ = ["Machine", "Sandbox", "free_disk", "free_memory", "machine"]
+__all__ += ["renames", "unique_name"]
 
 
 class Job(NamedTuple):
@@ -112,62 +115,9 @@ class Ended(NamedTuple):
 Event = Union[Started, Refused, Ended]
 
 
-class Machine(NamedTuple):
-    cores: int
-    memory: int  # bytes
-
-
 def _clock() -> float:
     """Seconds that go on while the machine is suspended, where the system has them."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _psutil() -> Any:
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil
-
-
-def machine() -> Machine:
-    """Cores that this process may use, and memory."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    psutil = _psutil()
-    if psutil:
-        return Machine(cores, int(psutil.virtual_memory().total))
-    return Machine(cores, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def free_memory() -> int:
-    """Bytes that can be had without swapping."""
-    psutil = _psutil()
-    if psutil:
-        return int(psutil.virtual_memory().available)
-    try:
-        with open("/proc/meminfo", "rb") as file:
-            fields = dict(line.split()[:2] for line in file)
-    except OSError:
-        return machine().memory  # unknown: what running tasks asked for still counts
-    if b"MemAvailable:" in fields:
-        return int(fields[b"MemAvailable:"]) * 1024
-    old_kernel = (b"MemFree:", b"Buffers:", b"Cached:")
-    return sum(int(fields.get(name, 0)) for name in old_kernel) * 1024
-
-
-def free_disk(directory: str) -> int:
-    """Bytes that this user may still write there; 0 if the directory is gone."""
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return 0
-    return found.f_bavail * found.f_frsize
-
-
-# ---- tasks
 
 
 class Run:
@@ -178,6 +128,7 @@ class Run:
         self.script = script
         self.state = "PLACING"
         self.keeper: Optional[Keeper] = None
+        self.late = ""  # what it waits for, in words
         self.cause = ""  # why it was told to stop, or how it died
         self.exit: Optional[int] = None
         self.due: Optional[float] = None  # when `tick` must look at it
@@ -192,9 +143,19 @@ class Run:
         return self.due is not None and self.due <= now
 
 
+NO_OUTPUT = Output(0, b"", "")
+
+
 def _take(keeper: Keeper, name: str) -> Output:
     size, data, path = keeper.take_output(name, SMALL_OUTPUT_BYTES)
     return Output(size, None if path else data, path)
+
+
+def _take_all(keeper: Keeper, status: int) -> Tuple[Output, Output, str]:
+    """Take what a run has left in its keeper: out, err, and of what it died."""
+    was_signalled = status > 128 and keeper.was_signalled()
+    cause = cause_of(status, was_signalled)
+    return _take(keeper, "out"), _take(keeper, "err"), cause
 
 
 class Sandbox:
@@ -224,14 +185,15 @@ class Sandbox:
         os.makedirs(records, 0o700, exist_ok=True)
         self._places = Places(directory, records, file_path)
         self._worker = Worker(watch)
+        self._clerk = Worker(watch)  # never behind the copy of a large file
 
         bash = which("bash", directory, self._environ) or "/bin/bash"
         self._shells = Shells(
             lambda: Watcher(records, directory, umask, bash, self._environ),
             f"{records}/{os.getpid()}",
             directory,
-            (watch, unwatch),
-            Told(self._on_up, self._on_status, self._on_lost),
+            (watch, unwatch, self._clerk.do),
+            Told(self._on_made, self._on_up, self._on_status, self._on_lost),
         )
         self.keep_off = self._shells.keep_off  # a core that isn't for tasks
         self._runs: Dict[str, Run] = {}
@@ -305,7 +267,7 @@ class Sandbox:
                 cause = f"time-out after {run.job.timeout:g}s"
                 self.kill(run.job.run, cause, END_GRACE_S)
             elif run.state == "WAITING" and run.keeper:
-                self._shells.lose(run.keeper, "its shell did not start in time")
+                self._shells.lose(run.keeper, run.late)
             if run.state == "ENDING":
                 known = known or processes()
                 self._press(run, known, now)
@@ -330,6 +292,7 @@ class Sandbox:
             run.cause = run.cause or "its node stops"  # ends copying
             self._worker.do(functools.partial(self._places.remove, run.job.run))
         self._worker.close(self._unwatch)
+        self._clerk.close(self._unwatch)
 
     def live_output(self, run: str, name: str) -> Optional[str]:
         """Return the file in which a run's `out` or `err` gathers while it runs."""
@@ -379,7 +342,7 @@ class Sandbox:
         return script
 
     def _launch(self, run: Run) -> None:
-        run.state, run.due = "WAITING", self._clock() + KEEPER_START_S
+        self._wait(run, DISK_S, "the disk of its node doesn't answer")
         try:
             run.keeper = self._shells.lend()
         except OSError as error:
@@ -389,19 +352,38 @@ class Sandbox:
         if run.keeper.pid:
             self._on_up(run.keeper)
 
+    def _wait(self, run: Run, most_s: float, late: str) -> None:
+        run.state, run.late, run.due = "WAITING", late, self._clock() + most_s
+
     # -- what its shell tells
+
+    def _on_made(self, keeper: Keeper) -> None:
+        late = "its shell did not start in time"
+        self._wait(self._in[keeper], KEEPER_START_S, late)
 
     def _on_up(self, keeper: Keeper) -> None:
         run = self._in[keeper]
         if run.cause:
             self._refuse(run, run.cause)
             return
-        point("before start")
-        try:
-            keeper.feed(run.script)
-        except OSError as error:
-            self._refuse(run, f"it can't be started: {error.strerror}")
+        self._wait(run, DISK_S, "the disk of its node doesn't answer")
+
+        def load() -> str:
+            return tried(lambda: keeper.load(run.script))
+
+        if keeper.is_quick:
+            self._on_loaded(run, keeper, load())
+        else:
+            self._clerk.do(load, lambda why: self._on_loaded(run, keeper, why))
+
+    def _on_loaded(self, run: Run, keeper: Keeper, why: str) -> None:
+        if run.state != "WAITING":
+            return  # it was given up: that took too long
+        if run.cause or why:
+            self._refuse(run, run.cause or why)
             return
+        point("before start")
+        keeper.go()
         point("after start")
         run.state = "RUNNING"
         run.began, run.began_clock = self._wall(), self._clock()
@@ -413,10 +395,9 @@ class Sandbox:
         run = self._in.get(keeper)
         if not run or run.state == "WAITING":
             return  # it is a task that wrote there
-        was_signalled = status > 128 and keeper.was_signalled()
         if run.cause and status == 0:
             status = STOPPED_EXIT
-        self._note_end(run, status, cause_of(status, was_signalled))
+        self._note_end(run, status, "")
         if run.state == "ENDING":
             run.due = self._clock()
         elif keeper.may_have_children():
@@ -473,9 +454,24 @@ class Sandbox:
     def _finish(self, run: Run, keeper: Keeper) -> None:
         """All that it started is gone: take its output."""
         assert run.exit is not None
-        out, err = _take(keeper, "out"), _take(keeper, "err")
+        run.state, run.due, status = "CLEARING", None, run.exit
+        if status <= 128 and keeper.is_silent():
+            self._on_taken(run, keeper, (NO_OUTPUT, NO_OUTPUT, ""))
+            return
+        self._clerk.do(
+            lambda: _take_all(keeper, status),
+            lambda taken: self._on_taken(run, keeper, taken),
+        )
+
+    def _on_taken(self, run: Run, keeper: Keeper, taken: Any) -> None:
+        assert run.exit is not None
+        if isinstance(taken, str):  # the disk is broken; the end counts all the same
+            keeper.is_last = True
+            taken = (NO_OUTPUT, NO_OUTPUT, f"its output can't be read: {taken}")
+        out, err, cause = taken
         times = (run.began, run.ended, run.took)
-        event = Ended(run.job.run, run.exit, run.cause, *times, out, err)
+        cause = run.cause or cause
+        event = Ended(run.job.run, run.exit, cause, *times, out, err)
         self._conclude(run, event)
 
     def _refuse(self, run: Run, why: str) -> None:

@@ -4,7 +4,8 @@ Reason for this file beside sandbox.py: this is the seam where warm shells come 
 a run is, and when it is over, is sandbox.py's.
 
 Rules: knows of scripts, outputs and statuses, not of runs; imports only keeper.py,
-which tells what these shells are and do.
+which tells what these shells are and do. What touches the disk of the state directory
+is done `aside`, in a thread: one that hangs holds up its tasks, never the loop.
 
 How it works: `Shells.lend` gives an idle keeper, or starts one; a keeper that is up is
 fed a `task_script`. What keepers report arrives as calls of the three functions that
@@ -14,19 +15,21 @@ are more of them than cores, or something is wrong with it.
 Invariants:
 1. An output file is used again only while it is small; a large one is the caller's.
 2. A keeper that has ended, or whose watcher has, gets no other task.
+3. Descriptors of a keeper are closed aside too, behind whatever still uses them.
 """
 
 import os
 import signal
 import sys
 import time
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import keeper as script
 from keeper import Process, carries, living
 
 Watch = Callable[[int, Callable[[], None]], None]
 Unwatch = Callable[[int], None]
+Aside = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 
 FEED_BYTES_KEPT = 64 * 1024  # a feed up to this size is overwritten, not cut
 CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.005  # the watcher has this long to kill all below it
@@ -72,15 +75,6 @@ def task_script(
     return b"".join([*words, b"bash -c ", quote(command), end])
 
 
-def which(name: str, directory: str, environ: Mapping[str, str]) -> str:
-    """The program that a task in that directory would find, or ''."""
-    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return ""
-
-
 def cause_of(status: int, was_signalled: bool) -> str:
     """Name the signal of which a task died, '' if it just exited with that status.
 
@@ -98,34 +92,65 @@ def cause_of(status: int, was_signalled: bool) -> str:
         return f"signal {number}"
 
 
+def tried(job: Callable[[], None]) -> str:
+    """Do what belongs to a start, aside; tell why it can't be done."""
+    try:
+        job()
+    except OSError as error:
+        return f"it can't be started: {error.strerror}"
+    return ""
+
+
+def memory_file() -> int:
+    """Open a file that is on no disk and has a path; -1 if the system has none."""
+    try:
+        fd: int = os.memfd_create("feed")  # novm
+        os.fchmod(fd, 0o600)
+    except (AttributeError, OSError):
+        return -1
+    if os.path.exists(f"/proc/{os.getpid()}/fd/{fd}"):
+        return fd
+    os.close(fd)
+    return -1
+
+
 class Keeper:
-    """One keeper, seen from the node. All but `read_reports` expects it to be up."""
+    """One keeper, seen from the node. All but `read_reports` expects it to be up.
+
+    `make`, `take_output`, `was_signalled` and `close` are to be called aside, and
+    `load` too unless it `is_quick`.
+    """
 
     def __init__(self, base: str) -> None:
-        """Make its files; `base` is how their names begin. It is started by `ask`."""
+        """Know how the names of its files begin."""
         self.base = base
         self.pid = 0  # until it is up
+        self.is_watched = False  # for reports
         self.is_lost = False  # its shell has ended
         self.is_last = False  # it is not to be used again
+        self.is_quick = False  # to load it waits for no disk
         self._partial = b""  # a report that is not complete
         self._fed = 0  # bytes in the feed
         self._reopen = b""  # what the next script has to do first
         self._children = -1
         self._paths = {"out": base + ".out0", "err": base + ".err0"}
         self._fds: Dict[str, int] = {}
-        try:
-            for name in ("do", "did"):
-                os.mkfifo(f"{base}.{name}", 0o600)
-            # RDWR: neither end waits for the other
-            self._fds["do"] = os.open(base + ".do", os.O_RDWR | os.O_NONBLOCK)
-            self._fds["did"] = os.open(base + ".did", os.O_RDONLY | os.O_NONBLOCK)
-            self._fds["feed"] = self._make(base + ".feed")
-            self._fds["notes"] = self._make(base + ".notes")
-            for name, path in self._paths.items():
-                self._fds[name] = self._make(path)
-        except OSError:
-            self.close()
-            raise
+
+    def make(self) -> None:
+        """Make its files; then it can be started."""
+        for name in ("do", "did"):
+            os.mkfifo(f"{self.base}.{name}", 0o600)
+        # RDWR: neither end waits for the other
+        self._fds["do"] = os.open(self.base + ".do", os.O_RDWR | os.O_NONBLOCK)
+        feed = memory_file()
+        self.is_quick = feed >= 0
+        self._fds["feed"] = feed if feed >= 0 else self._make(self.base + ".feed")
+        if self.is_quick:
+            os.symlink(f"/proc/{os.getpid()}/fd/{feed}", self.base + ".feed")
+        self._fds["notes"] = self._make(self.base + ".notes")
+        for name, path in self._paths.items():
+            self._fds[name] = self._make(path)
+        self._fds["did"] = os.open(self.base + ".did", os.O_RDONLY | os.O_NONBLOCK)
 
     @staticmethod
     def _make(path: str) -> int:
@@ -158,8 +183,8 @@ class Keeper:
         except OSError:
             return True
 
-    def feed(self, script: bytes) -> None:
-        """Let it run a script of `task_script`."""
+    def load(self, script: bytes) -> None:
+        """Give it a script of `task_script`; `go` lets it run that."""
         script = self._reopen + script
         if self._fed > FEED_BYTES_KEPT:
             os.ftruncate(self._fds["feed"], 0)
@@ -168,7 +193,15 @@ class Keeper:
             at = self._fed - len(script)
             script = script[os.pwrite(self._fds["feed"], script, at) :]
         self._reopen = b""
+
+    def go(self) -> None:
+        """Let it run what was loaded."""
         os.write(self._fds["do"], b"\n")
+
+    def is_silent(self) -> bool:
+        """Say whether its task printed nothing; no disk is asked for that."""
+        fds = self._fds["out"], self._fds["err"]
+        return all(os.lseek(fd, 0, os.SEEK_END) == 0 for fd in fds)
 
     def output_path(self, name: str) -> str:
         """Return where the running task's `out` or `err` gathers."""
@@ -278,11 +311,15 @@ class Watcher:
         """What becomes readable when the watcher has ended, which only a task does."""
         return self._life
 
-    def ask(self, keeper: Keeper) -> None:
-        """Let it start the shell of a keeper."""
+    def prepare(self, keeper: Keeper) -> None:
+        """Make what a keeper's shell needs, aside."""
+        keeper.make()
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with open(os.open(self._runs + "/environ", flags, 0o600), "wb") as file:
             file.writelines(self._environ)
+
+    def ask(self, keeper: Keeper) -> None:
+        """Let it start the shell of a keeper."""
         os.write(self._orders, os.path.basename(keeper.base).encode() + b"\n")
 
     def close(self) -> None:
@@ -303,6 +340,7 @@ class Watcher:
 class Told(NamedTuple):
     """What is called with what a keeper that is lent tells."""
 
+    made: Callable[[Keeper], None]  # the disk has its files; its shell comes next
     up: Callable[[Keeper], None]
     ended: Callable[[Keeper, int], None]  # the status of its task
     lost: Callable[[Keeper, str], None]  # it has ended, or never came up, and why
@@ -316,13 +354,13 @@ class Shells:
         start_watcher: Callable[[], Watcher],
         base: str,
         directory: str,
-        loop: Tuple[Watch, Unwatch],
+        loop: Tuple[Watch, Unwatch, Aside],
         told: Told,
     ) -> None:
         self._start_watcher = start_watcher
         self._base = base  # how the names of all files begin
         self._directory = directory
-        self._watch, self._unwatch = loop
+        self._watch, self._unwatch, self._aside = loop
         self._told = told
         self._watcher: Optional[Watcher] = None
         self._keepers: List[Keeper] = []
@@ -343,13 +381,23 @@ class Shells:
         self._made += 1
         keeper = Keeper(f"{self._base}-{self._made}")
         self._keepers.append(keeper)
-        self._watch(keeper.fileno(), lambda: self._on_reports(keeper))
-        try:
-            self._watcher.ask(keeper)
-        except OSError:
-            self.release(keeper)
-            raise
+        watcher = self._watcher
+        self._aside(
+            lambda: tried(lambda: watcher.prepare(keeper)),
+            lambda why: self._on_made(keeper, why),
+        )
         return keeper
+
+    def _on_made(self, keeper: Keeper, why: str) -> None:
+        if keeper.is_lost:
+            return  # it took too long, or its watcher has ended
+        if why or not self._watcher:
+            self.lose(keeper, why)
+            return
+        keeper.is_watched = True
+        self._watch(keeper.fileno(), lambda: self._on_reports(keeper))
+        self._told.made(keeper)
+        self._watcher.ask(keeper)
 
     def keep_off(self, core: Optional[int]) -> None:
         """Let what starts from now on use all cores but this one; None: all."""
@@ -370,14 +418,21 @@ class Shells:
             self._idle.append(keeper)
             return
         self._keepers.remove(keeper)
-        if not keeper.is_lost:
+        self._close(keeper)
+
+    def _close(self, keeper: Keeper) -> None:
+        self._listen_no_more(keeper)
+        self._aside(keeper.close, lambda _: None)
+
+    def _listen_no_more(self, keeper: Keeper) -> None:
+        if keeper.is_watched:
+            keeper.is_watched = False
             self._unwatch(keeper.fileno())
-        keeper.close()
 
     def lose(self, keeper: Keeper, why: str) -> None:
         """It has ended, or doesn't come up."""
         keeper.is_lost = keeper.is_last = True
-        self._unwatch(keeper.fileno())
+        self._listen_no_more(keeper)
         if keeper in self._idle:
             self._idle.remove(keeper)
             self.release(keeper)
@@ -406,13 +461,11 @@ class Shells:
         return living(sorted(roots - keepers), known)
 
     def close(self) -> None:
-        """Kill all that is left; waits for that, 1 s at most."""
+        """Kill all that is left; waits for that, 1 s at most. Files go aside."""
         if self._watcher:
             self._drop_watcher(self._watcher)
         for keeper in self._keepers:
-            if not keeper.is_lost:
-                self._unwatch(keeper.fileno())
-            keeper.close()
+            self._close(keeper)
         self._keepers, self._idle = [], []
 
     def _check_directory(self) -> None:
@@ -430,6 +483,8 @@ class Shells:
             self.release(keeper)
 
     def _on_reports(self, keeper: Keeper) -> None:
+        if not keeper.is_watched:
+            return  # another call of this turn has given it up
         for line in keeper.read_reports():  # a task can write there, if it tries
             word, _, rest = line.partition(b" ")
             if word == b"!":

@@ -155,13 +155,13 @@ class Queue:
         return self.join(theirs)
 
     def join(self, theirs: Record) -> Optional[Record]:
-        """Join a decoded record; its object is ours from now on."""
+        """Join a record as `decode` gave it; its object is ours from now on."""
         if self.purged.covers(theirs.key):
             return None
         self.lamport = max(self.lamport, theirs.order)
         mine = self.records.get(theirs.key)
         if mine is None:
-            self._insert(theirs)
+            self._insert(theirs, is_derived=True)
             return theirs
         if mine.digest == theirs.digest:
             return mine
@@ -345,7 +345,7 @@ class Queue:
 
     # --- the one way in and out ---------------------------------------------------
 
-    def _insert(self, record: Record) -> None:
+    def _insert(self, record: Record, is_derived: bool = False) -> None:
         if len(self._needs) > 2 * len(self.records) + SPARE_NEEDS:
             self._needs = {r.needs: r.needs for r in self.records.values()}
         record.needs = self.shared(record.needs)
@@ -355,13 +355,16 @@ class Queue:
         if record.name:
             self.names.setdefault(record.name, []).append(record.key)
             self._tell_apart(record.name)
-        self._settle(record, is_new=True)
+        self._settle(record, is_new=True, is_derived=is_derived)
 
-    def _settle(self, record: Record, is_new: bool = False) -> None:
+    def _settle(
+        self, record: Record, is_new: bool = False, is_derived: bool = False
+    ) -> None:
         old = None if is_new else record.state
         known = 0 if is_new else record.digest
-        record.state = derive(record)
-        record.digest = hash64(canonical(encode(record)))
+        if not is_derived:  # `decode` has just done it: the dearest part of a merge
+            record.state = derive(record)
+            record.digest = hash64(canonical(encode(record)))
         if record.digest == known:
             return
         self._turn_leaf(record.key, known ^ record.digest)

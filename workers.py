@@ -32,6 +32,7 @@ class Worker:
         self.holds: FrozenSet[str] = frozenset()  # `worker:` conditions that hold
         self.draining = False
         self.away = False  # suspect, or not reconciled: gets nothing new
+        self.stuck = False  # its disk hangs: gets nothing new
         self.runs: Dict[str, Tuple[Needs, bool]] = {}
         self.granted_since: int = 0  # bytes asked by runs younger than free_memory
         self.refused: Dict[str, Tuple[float, float, str]] = {}  # until, delay, why
@@ -90,6 +91,7 @@ class Worker:
         return (
             self.draining
             or self.away
+            or self.stuck
             or self.cores <= sum(needs.cores for needs, _ in self.runs.values())
             or any(lonely for _, lonely in self.runs.values())
         )

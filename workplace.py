@@ -27,7 +27,7 @@ class Seams(NamedTuple):
     address: Callable[[], str]
     shown: Callable[[], str]  # as users see it
     tags: Callable[[], Iterable[str]]
-    use: Callable[[Iterable[str]], None]  # these files are used now
+    use: Callable[[Sequence[str]], None]  # these files are used now
     on_ended: Callable[[sandbox.Ended], None]
 
 
@@ -68,7 +68,7 @@ class Workplace:
             return
         record = effect.record
         needs = record.needs
-        self._seams.use(file.digest for file in needs.files)
+        self._seams.use([file.digest for file in needs.files])
         env: Dict[str, str] = {
             "LEORONIC_TASK_ID": record.shown,
             "LEORONIC_ATTEMPT": str(effect.attempt),

@@ -8,10 +8,12 @@ from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 
+import record
 from decoding import decode
 from record import (
     LIFECYCLE,
     RUN_STEPS,
+    File,
     IllegalStep,
     Malformed,
     Needs,
@@ -23,6 +25,7 @@ from record import (
     canonical,
     derive,
     encode,
+    hash64,
     is_name,
     named_key,
     split_key,
@@ -388,6 +391,46 @@ def test_20000_mutations_raise_only_malformed_and_none_is_slow_d9():
 
 
 # --- keys and names -------------------------------------------------------------------
+
+
+def test_canonical_is_json_sorted_and_without_blanks():
+    rng = random.Random(3)
+    for _ in range(2000):
+        value = mutate(rng, good())
+        try:
+            slow = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        except (TypeError, ValueError) as problem:
+            with pytest.raises(type(problem)):
+                canonical(value)
+        else:
+            assert canonical(value) == slow.encode("ascii")
+
+
+def test_the_wire_form_of_needs_that_is_remembered_is_the_one_that_is_made():
+    made = record._encode_needs.__wrapped__
+    for n in range(3 * record.NEEDS_KEPT):
+        for time_out in (n % 100, float(n % 100)):  # equal, and to hash alike
+            needs = Needs(memory=n, files=(File("f", "0" * 64, n, 0o644),))
+            needs = needs._replace(timeout=time_out, conditions=("worker:tag x",))
+            for _ in range(2):
+                assert canonical(record._encode_needs(needs)) == canonical(made(needs))
+                wire = encode(Record(KEY, "true", needs, 1, "me"))
+                wire["mem"] = -1  # who changes a record's wire form changes his own
+
+
+def test_a_record_that_came_decoded_has_the_state_and_hash_of_one_that_is_derived():
+    queue = Queue()
+    for n in range(1, 200):
+        phase = n % len(Phase)
+        run = [W, 0, 0, phase, {"exit": n % 2} if phase == Phase.ENDED else {}]
+        key = "%d-%s" % (n, W)
+        wire = dict(good(), k=key, runs={RUN_KEY: run} if n % 3 else {})
+        wire.pop("id", None)
+        found = queue.merge(wire)
+        assert found is not None and found is queue.records[key]
+        assert found.state is derive(found)
+        assert found.digest == hash64(canonical(encode(found)))
+    assert sum(queue.counts.values()) == len(queue.records) == 199
 
 
 def test_keys_split_into_number_and_writer():

@@ -4,6 +4,7 @@ A Box is a Sandbox with a selectors loop around it. What a test starts has its o
 in the environment or the arguments; at the end of each test nothing may be left.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
@@ -18,7 +20,9 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 import pytest
 
 import sandbox
+import shells
 from sandbox import Ended, Job, Refused, Sandbox, Started
+from shells import Keeper
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -611,6 +615,7 @@ def test_a_run_killed_at_once_ends_as_killed(box: Box) -> None:
     box.run("true")
     for _ in range(20):
         run = box.start("sleep 1000")
+        box.until(lambda run=run: any(e.run == run for e in box.seen))
         box.box.kill(run, "deleted", 5)
         end = box.result(run)
         assert isinstance(end, Ended) and (end.exit, end.cause) == (143, "deleted")
@@ -1064,13 +1069,86 @@ def test_a_bash_that_does_not_start_is_told(tmp_path: Path) -> None:
 def test_an_idle_sandbox_asks_for_no_turn(box: Box) -> None:
     box.run("true")
     assert box.box.tick(sandbox._clock()) is None
-    box.start("sleep 0.2", timeout=1000)
+    box.start("no such\0thing")
     now = sandbox._clock()
     assert box.box.tick(now) == now  # somebody has to take the events
-    box.seen += box.box.events()
-    due = box.box.tick(now)
+    run = box.start("sleep 0.2", timeout=1000)
+    box.until(lambda: any(e.run == run for e in box.seen))
+    due = box.box.tick(sandbox._clock())
     assert due and due > now + 900
     box.until(lambda: any(isinstance(e, Ended) and e.took > 0.2 for e in box.seen))
+
+
+@pytest.mark.parametrize("step", ["make", "load"])
+def test_a_disk_that_hangs_at_a_start_holds_up_no_turn_and_hands_the_run_back(
+    box: Box, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    hangs, real = threading.Event(), getattr(Keeper, step)
+    if step == "load":  # where a file in memory can't be had
+        monkeypatch.setattr(shells, "memory_file", lambda: -1)
+        box.run("true")  # its shell waits
+
+    def hanging(keeper: Keeper, *args: bytes) -> None:
+        hangs.wait()
+        real(keeper, *args)
+
+    monkeypatch.setattr(Keeper, step, hanging)
+    runs = [box.start("touch started"), box.start("touch started")]
+    began, slowest = time.monotonic(), 0.0
+    while len(box.seen) < (2 if step == "make" else 4):
+        before = time.monotonic()
+        box.turn(0.05)
+        slowest = max(slowest, time.monotonic() - before)
+        assert time.monotonic() < began + PATIENCE_S
+    assert slowest < 1.0
+    for run in runs:
+        assert box.result(run) == Refused(run, "the disk of its node doesn't answer")
+    hangs.set()
+    monkeypatch.undo()
+    assert box.run("echo next").out.data == b"next\n"
+    assert box.files() == []
+
+
+def test_a_system_without_files_in_memory_runs_tasks_all_the_same(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shells, "memory_file", lambda: -1)
+    for text in (b"one", b"x" * 100000, b"two"):
+        assert box.run("echo " + text.decode()).out.size == len(text) + 1
+    feeds = list((box.home / "runs").glob("*.feed"))
+    assert feeds and all(feed.is_file() and not feed.is_symlink() for feed in feeds)
+
+
+def test_a_disk_that_hangs_at_an_end_holds_up_no_turn(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, real = threading.Event(), Keeper.take_output
+    monkeypatch.setattr(
+        Keeper, "take_output", lambda *args: hangs.wait() and real(*args)
+    )
+    run = box.start("echo late; touch over")
+    box.until(lambda: (box.work / "over").exists())
+    began = time.monotonic()
+    while time.monotonic() < began + 0.5:
+        box.turn(0.05)
+    assert [e.run for e in box.seen] == [run] and time.monotonic() < began + 1.5
+    hangs.set()
+    end = box.result(run)
+    assert isinstance(end, Ended) and (end.exit, end.out.data) == (0, b"late\n")
+
+
+def test_an_output_that_cant_be_read_is_said_with_the_end(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Keeper, "take_output", broken)
+    end = box.run("echo gone")
+    assert (end.exit, end.out) == (0, sandbox.NO_OUTPUT)
+    assert end.cause.startswith("its output can't be read: OSError")
+    monkeypatch.undo()
+    assert box.run("echo next").out.data == b"next\n"
 
 
 def test_closing_with_runs_kills_them(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Times are those of the rules; who does what is asked of the ledger, which saw it
 the cores only where they must know.
 """
 
-from typing import List
+from typing import Any, Dict, List
 
 import shapes
 from disks import EIO, FULL
@@ -201,6 +201,25 @@ def test_a_disk_error_is_told_unless_two_others_have_it():
     refused = world.add("a")
     world.run(3)
     assert "no space left" in world.ledger.promises.acks[refused].error
+    world.heal()
+    finish(world)
+
+
+def test_those_that_say_no_are_not_waited_for():
+    world = cluster(3)
+    for name in "bc":
+        world.hosts[name].disk.error = FULL
+    here = world.add("a")
+    world.run(0.5)
+    assert "on this node only" in world.ledger.promises.acks[here].note
+    world.hosts["a"].disk.error = FULL
+    refused = world.add("a")
+    world.run(0.5)
+    assert "no space left" in world.ledger.promises.acks[refused].error
+    world.hosts["c"].disk.error, world.hosts["c"].disk.is_hung = "", True
+    waits = world.add("a")
+    world.run(0.5)
+    assert waits not in world.ledger.promises.acks  # c may still say yes
     world.heal()
     finish(world)
 
@@ -400,6 +419,69 @@ def test_a_core_finishes_all_it_holds_while_the_rest_is_broken_for_ever():
     assert {record.state.value for record in records.values()} == {"done"}
 
 
+def test_a_node_whose_disk_hangs_gets_nothing_new_until_it_answers():
+    world = cluster(3)
+    world.ledger.is_healthy = True
+    world.hosts["c"].disk.is_hung = True
+    world.add("a", 1, "1 0")
+    world.run(4)
+    world.add("a", 6, "1 0")
+    world.run(8)
+    assert len(begun(world)) == 7 and "c" not in begun(world)[1:]
+    record = next(iter(world.node("a").queue.records.values()))
+    texts = [row.text for row in world.node("a").why(record, 0.0)]
+    assert "its disk doesn't answer" in "; ".join(texts)
+    world.hosts["c"].disk.is_hung = False
+    world.run(1)
+    world.add("a", 6, "1 0")
+    finish(world)
+    assert sorted(begun(world)[7:]) == list("aabbcc")
+
+
+def test_a_node_whose_disk_hangs_alone_starts_nothing_until_it_answers():
+    world = cluster(2)
+    world.hosts["b"].disk.is_hung = True
+    world.add("a", 1, "1 0")
+    world.run(4)
+    world.add("a", 4, "3 0")
+    world.run(1)
+    before = begun(world)
+    world.kill("a")
+    world.run(10)
+    assert begun(world) == before and len(before) == 3
+    world.hosts["b"].disk.is_hung = False
+    finish(world)
+    assert begun(world)[3:] == list("bbbb")
+
+
+def test_halves_that_differ_everywhere_list_what_they_have_in_a_few_frames():
+    world = cluster(2)
+    world.partition("a")
+    world.run(6)
+    everyone = [world.add(name, 1500, "1 0", cores=9) for name in "ab"]
+    world.run(3)
+    lists = {name: 0 for name in "ab"}
+    for name in "ab":
+        count_lists(world, name, lists)
+    world.heal()
+    assert world.until(world.is_equal, 10, 0.05) and everyone
+    for name in "ab":  # 500 keys in each, where there were 512 frames
+        assert len(world.node(name).queue.records) == 3000
+        assert 3 <= lists[name] <= 4
+
+
+def count_lists(world: World, name: str, lists: Dict[str, int]) -> None:
+    """Count the LEAF frames that a node sends from now on."""
+    replica = world.node(name).replica
+    send = replica.send
+
+    def counting(peer: str, kind: str, fields: Dict[str, Any]) -> None:
+        lists[name] += kind == "LEAF"
+        send(peer, kind, fields)
+
+    replica.send = counting
+
+
 def test_a_suspended_machine_accuses_nobody_and_its_task_is_told_once():
     world = cluster(3)
     world.add("a", 6, "30 0")
@@ -425,7 +507,7 @@ def test_a_clock_that_jumps_makes_nobody_run_a_task_twice():
 
 
 def test_nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it():
-    world = World(5, "abcde")
+    world = World(10, "abcde")
     world.ledger.is_healthy = True
     for name in "cde":
         world.start(name)

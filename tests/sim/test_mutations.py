@@ -140,8 +140,9 @@ MUTATIONS: Dict[str, Mutation] = {
     "a new link doesn't freeze granting": Mutation(
         *(mesh.Mesh, "is_frozen", _never),
         (
-            36,
             117,
+            134,
+            "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
         ),
     ),
     "a coordinator doesn't wait until all follow it": Mutation(
@@ -155,14 +156,14 @@ MUTATIONS: Dict[str, Mutation] = {
         *(mesh.Mesh, "may_grant", _go_on),
         (
             8,
-            41,
+            91,
         ),
     ),
     "a restarted node waits for no member": Mutation(
         *(coordinator, "START_S", 0.0),
         (
-            144,
-            167,
+            5,
+            94,
             "a_node_that_comes_back_waits_for_those_it_knew",
         ),
     ),
@@ -206,6 +207,13 @@ MUTATIONS: Dict[str, Mutation] = {
         (
             "the_stop_of_a_duplicate_does_not_fail_the_good_run",
             "a_run_that_was_called_lost_is_its_workers_after_all",
+        ),
+    ),
+    "a disk that hangs gets work": Mutation(
+        *(durable.Durable, "is_stuck", _never),
+        (
+            "a_node_whose_disk_hangs_gets_nothing_new_until_it_answers",
+            "a_node_whose_disk_hangs_alone_starts_nothing_until_it_answers",
         ),
     ),
     "purged tasks come back": Mutation(
