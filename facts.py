@@ -40,6 +40,11 @@ def _is_claim(value: Any) -> bool:
     return is_pair and all(_is_number(n) for n in value) and value[0] <= TERM_MAX
 
 
+def _is_call(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and _is_text(value[0]) and _is_number(value[1])
+
+
 FACTS: Dict[str, Callable[[Any], bool]] = {
     "id": _is_text,
     "writer": _is_text,
@@ -49,6 +54,8 @@ FACTS: Dict[str, Callable[[Any], bool]] = {
     "links": _are_texts,
     "claim": _is_claim,
     "follows": _is_text,
+    "call": _is_number,  # how often this node has asked all to say whom they follow
+    "heeds": _is_call,  # the last call of whom it follows: its writer, the number
     "term": lambda value: _is_number(value) and value <= TERM_MAX,
     "ready": _is_flag,
     "stopping": _is_flag,

@@ -21,8 +21,11 @@ Views differ while gossip is under way, so to be the coordinator isn't enough: e
 gossips whom it *follows*, and a coordinator grants only while all of its component
 follow it. Facts go over a link behind the records with living runs (`gossip`), and who
 follows another has stopped granting; so when all follow me I know every grant of each.
-Taking over and healing need no other barrier, and no time-out: a member that says
-nothing drops out of the component. (`is_frozen` is for the moment before it is in it.)
+What they said before they were away is no answer: whose component grows gives out a new
+*call*, a number, and who follows it says which call it heeds. Taking over and healing
+need no other barrier, and no time-out: a member that says nothing drops out of the
+component. (`is_frozen` is for the moment before somebody is in it: the peer of a new
+link, or who is known only from what a member says.)
 That holds for what a new link begins with. A link that drops out and works again still
 brings what its ends said before either granted on its own: so it never counts again,
 but is closed, unread if it was silent, and the next one begins with a first part.
@@ -39,6 +42,7 @@ D12 A worker is gone: at once when it said BYE stopping; GONE_EOF_S after its de
 
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
+from component import first_hop, loose_ends, reachable
 from facts import TERM_MAX, Facts, check_facts
 
 HEARTBEAT_S = 1.0
@@ -47,7 +51,7 @@ HEARTBEAT_S = 1.0
 SUSPECT_S = 4.0
 DEAD_S = 5.0  # the link is closed; also not two-way: unheard by the peer for this long
 PAUSE_S = 2.5  # a loop gap this long means that this process itself was stopped
-FREEZE_S = 3.0  # granting waits for a new link's first part this long at most
+FREEZE_S = 3.0  # granting waits for who is about to join this long at most
 FLAP_S = 60.0  # a link that failed less than this ago ...
 FLAP_HOLD_S = 1.7  # ... must hold this long before it counts: frozen 2 s, with gossip
 GONE_EOF_S = 1.2  # D13's watcher needs 1 s to take the tasks of a killed node down
@@ -183,6 +187,7 @@ class Mesh:
         self.members: Dict[str, Member] = {}
         self.facts: Facts = {"links": [], "claim": None, "ready": False, "dead": []}
         self.facts.update(follows=node_id, term=0, stopping=False)
+        self.facts.update(call=0, heeds=[writer, 0])
         self.component: Set[str] = {node_id}
         self.left_at: Dict[str, float] = {}  # node -> when it dropped out
         self.failed_at: Dict[str, float] = {}  # peer -> when its link failed last
@@ -190,6 +195,7 @@ class Mesh:
         self.term = 0  # the highest known
         self.seq = 0
         self._due = 0.0  # the next heartbeat
+        self._loose: Dict[Tuple[str, str], float] = {}  # ends of links -> since when
         self._refresh_at: Optional[float] = None  # when a link changes with time
         self._seen = 0.0
 
@@ -355,7 +361,12 @@ class Mesh:
             link.note_doubt(now)
         mine = [p for p, link in self.links.items() if link.is_two_way(now)]
         self.tell(links=sorted(mine))
-        self.component = self._reachable()
+        graph, before = self._graph(), self.component
+        self.component = reachable(self.node_id, graph)
+        if not self.component <= before:
+            self.tell(call=self.facts["call"] + 1)
+        ends = loose_ends(self.component, graph)
+        self._loose = {end: self._loose.get(end, now) for end in ends}
         for node_id in [*self.members, *self.left_at]:
             if node_id in self.component:
                 self.left_at.pop(node_id, None)
@@ -374,42 +385,31 @@ class Mesh:
             claim = None
         elif claim and len(self.claims()) == 1:
             claim = [claim[0], len(self.component)]
-        self.tell(follows=first, claim=claim, term=self.term)
+        followed = self._facts_of(first)
+        heeds = [followed["writer"], followed["call"]]
+        self.tell(follows=first, heeds=heeds, claim=claim, term=self.term)
 
     def _next_change(self, now: float) -> Optional[float]:
         times = [left + MISSING_S for left in self.left_at.values()]
+        times += [since + FREEZE_S for since in self._loose.values()]
         for link in self.links.values():
             times += [link.hold_until, link.doubtful_at(), link.heard_at + DEAD_S]
         return min((t for t in times if t > now), default=None)
 
-    def _reachable(self) -> Set[str]:
-        found, edge = {self.node_id}, [self.node_id]
-        while edge:
-            one = edge.pop()
-            for other in self._links_of(one):
-                if other not in found and one in self._links_of(other):
-                    found.add(other)
-                    edge.append(other)
-        return found
+    def _graph(self) -> Dict[str, List[str]]:
+        graph = {i: member.facts["links"] for i, member in self.members.items()}
+        graph[self.node_id] = self.facts["links"]
+        return graph
 
-    def _links_of(self, node_id: str) -> List[str]:
+    def _facts_of(self, node_id: str) -> Facts:
         if node_id == self.node_id:
-            return list(self.facts["links"])
-        member = self.members.get(node_id)
-        return list(member.facts["links"]) if member is not None else []
+            return dict(self.facts, writer=self.writer)
+        return self.members[node_id].facts
 
     def hop(self, target: str) -> Optional[str]:
         """Give the peer over which a member of the component is reached."""
-        seen: Set[str] = {self.node_id}
-        edge: List[Tuple[str, str]] = [(p, p) for p in self.facts["links"]]
-        while edge:
-            first, one = edge.pop(0)
-            if one == target:
-                return first
-            if one not in seen:
-                seen.add(one)
-                edge.extend((first, other) for other in self._links_of(one))
-        return target if target in self.links else None
+        hop = first_hop(self.node_id, target, self._graph())
+        return hop or (target if target in self.links else None)
 
     def others(self) -> List[Member]:
         """Give the other members of the component."""
@@ -452,9 +452,13 @@ class Mesh:
         """Say whether this node grants for its component now."""
         return (
             self.coordinator() == self.node_id
-            and all(m.facts["follows"] == self.node_id for m in self.others())
+            and all(self._heeds_me(m.facts) for m in self.others())
             and not self.is_frozen(now)
         )
+
+    def _heeds_me(self, facts: Facts) -> bool:
+        heeded = [self.writer, self.facts["call"]]
+        return bool(facts["follows"] == self.node_id and facts["heeds"] == heeded)
 
     def claim(self) -> int:
         """Take a term for granting; one above all known unless we hold it already."""
@@ -465,11 +469,14 @@ class Mesh:
         return self.term
 
     def is_frozen(self, now: float) -> bool:
-        """Say whether a new link's first part is awaited, so nothing may be granted.
+        """Say whether somebody is about to join, so nothing may be granted.
 
-        Until the peer is in the component: settled alone isn't enough, its facts, and
-        with them whom it follows, come a moment later.
+        Until the peer of a new link is in the component: settled alone isn't enough,
+        its facts, and with them whom it follows, come a moment later. The same for the
+        peer that a member names.
         """
+        if any(now - since < FREEZE_S for since in self._loose.values()):
+            return True
         return any(
             now - link.up_at < FREEZE_S
             and not (link.is_settled() and link.peer in self.component)

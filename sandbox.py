@@ -42,16 +42,8 @@ from keeper import Process, below, leftovers, processes, signal_all
 from machine import Machine, free_disk, free_memory, machine, which
 from places import Places, Worker, raw, renames, unique_name
 from points import point
-from shells import (
-    Keeper,
-    Shells,
-    Told,
-    Watcher,
-    cause_of,
-    split_environ,
-    task_script,
-    tried,
-)
+from shells import Keeper, Shells, Told, Watcher, tried
+from taskscript import cause_of, split_environ, task_script
 
 SMALL_OUTPUT_BYTES = 64 * 1024  # handed over in memory; more stays in a file
 COMMAND_BYTES_MAX = 128 * 1024 - 1  # Linux: MAX_ARG_STRLEN, with the NUL

@@ -18,7 +18,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
         "conditions record decoding taskqueue workers waits matching effects facts "
-        "mesh replica durable hands coordinator room whereabouts ghosts roster adding "
+        "component mesh replica durable hands coordinator room whereabouts ghosts roster adding "
         "purge peers node clairvoyants reports ghostnode".split(),
         [],
     ),
@@ -26,7 +26,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     "start": (["ownpath"], []),
     "wire": ("wire discovery net".split(), ["points"]),
     "disk": ("database journal store".split(), ["points"]),
-    "tasks": ("keeper shells places machine sandbox".split(), ["points"]),
+    "tasks": ("keeper taskscript shells places machine sandbox".split(), ["points"]),
     "settings": ("cookie settings process loop".split(), []),
     "control": (
         "control taskform listing verbs clients".split(),
@@ -95,7 +95,7 @@ LONGER_CLASSES = {
     "GhostNode": 345,  # the same
     "Matcher": 380,  # one index: its parts make no sense without each other
     "Journal": 350,  # one connection, which only its own thread may touch
-    "Mesh": 315,  # membership is one set of rules over one set of facts
+    "Mesh": 325,  # membership is one set of rules over one set of facts
     "Sandbox": 340,  # one lifecycle, a short method for each step and its answer
     "Links": 360,  # the same for what can happen between two links
 }

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from machines import Host
 
 COPY_S = 2.95  # a grant to an own ghost may go without its second copy after 3 s
-ALONE_S = 1.85  # an end may be durable here alone after 1.9 s, or when all others refuse
+ALONE_S = (
+    1.85  # an end may be durable here alone after 1.9 s, or when all others refuse
+)
 SILENT_S = 5.0
 CLOCKS = 0.98  # two clocks, one slow and one fast, measure so much of a time
 EOF_S, SILENCE_S, REPORT_S = 5.0, 10.0, 5.0  # D12

@@ -211,9 +211,15 @@ def unfinished_records(world: World) -> List[Record]:
 
 
 def may_finish(world: World) -> List[Record]:
-    """Give those of them that don't wait for what only the rest has."""
+    """Give those of them that don't wait for what only the rest has.
+
+    Nor for a node whose disk hangs: it is given nothing (room.py).
+    """
+    here = [*world.core(), *unbroken_ghosts(world)]
+    hosts = [process.host for process in here if not process.host.disk.is_hung]
+    if not hosts:
+        return []
     left = unfinished_records(world)
-    hosts = [process.host for process in [*world.core(), *unbroken_ghosts(world)]]
     tags = {"worker:" + tag for host in hosts for tag in host.tags}
     files = set().union(*(host.files for host in hosts))
     stuck = [r for r in left if not _can_run(r, tags, files)]

@@ -44,6 +44,14 @@ def _grant_unfollowed(self: Any, now: float) -> bool:
     return bool(self.coordinator() == self.node_id and not self.is_frozen(now))
 
 
+def _heed_any_call(self: Any, facts: Any) -> bool:
+    return bool(facts["follows"] == self.node_id)
+
+
+def _none_are_loose(component: Any, links: Any) -> List[Tuple[str, str]]:
+    return []
+
+
 def _go_on(self: Any, now: float) -> bool:
     return bool(self.coordinator() == self.node_id)
 
@@ -143,6 +151,18 @@ MUTATIONS: Dict[str, Mutation] = {
             117,
             134,
             "nodes_that_join_a_busy_cluster_grant_nothing_before_they_belong_to_it",
+        ),
+    ),
+    "a follower is believed whatever call it heeds": Mutation(
+        *(mesh.Mesh, "_heeds_me", _heed_any_call),
+        (
+            2678,
+        ),
+    ),
+    "who joins behind a third node doesn't freeze granting": Mutation(
+        *(mesh, "loose_ends", _none_are_loose),
+        (
+            9141,
         ),
     ),
     "a coordinator doesn't wait until all follow it": Mutation(
