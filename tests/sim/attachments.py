@@ -137,7 +137,12 @@ class Attachments:
     # --- frames between relay and main --------------------------------------------
 
     def on_heard(self, comrade: Any, ghost: Any) -> None:
-        """A relay has heard a ghost."""
+        """A relay has heard a ghost; before it is attached nobody can know."""
+        place = self.where(ghost)
+        if place is not None and place.comrade is comrade:
+            self._note_heard(comrade, ghost)
+
+    def _note_heard(self, comrade: Any, ghost: Any) -> None:
         self._heard.setdefault(ghost.writer, {})[comrade.writer] = self.world.t
 
     def on_said(self, comrade: Any, peer: str, kind: str, fields: Any) -> None:
@@ -145,6 +150,7 @@ class Attachments:
         ghost = comrade.desk.links[peer]
         if kind == "ATTACH":
             self.places[ghost.writer] = Place(comrade, peer, self.world.t)
+            self._note_heard(comrade, ghost)
         if kind != "RECORDS":
             return
         ends = []
