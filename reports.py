@@ -139,6 +139,7 @@ class Reports:
             self.emit(Log(message.error))
             if not self.hands.is_stopping:
                 self._unsaved.update(dict.fromkeys(keys))
+                self._on_disk.update(keys)  # or not: a row that wasn't dropped is
                 self._again_at = self._again_at or now + AGAIN_S
 
     # --- what is done in each turn ------------------------------------------------

@@ -54,6 +54,7 @@ class Death(NamedTuple):
     at: float
     has_eof: bool
     is_clean: bool
+    was_attached: bool
 
 
 class Attachments:
@@ -100,7 +101,9 @@ class Attachments:
         """A process has ended: what was under way may have reached its disk."""
         host, is_on = process.host, process.host.is_on
         is_clean = process.node.hands.is_stopping
-        self._deaths[process.writer] = Death(self.world.t, is_on, is_clean)
+        was_attached = self.where(process) is not None
+        death = Death(self.world.t, is_on, is_clean, was_attached)
+        self._deaths[process.writer] = death
         for key in sorted(self._keys & host.disk.rows.keys()):
             self._note(host, key, host.disk.rows[key])
         self._lonely.pop(process.writer, None)
@@ -246,7 +249,8 @@ class Attachments:
         last = [(at, writer) for writer, at in heard.items() if writer not in away]
         if last:
             at, writer = max(last)
-            silence = SILENT_S if writer in ours and death is not None else 0.0
+            is_silent = death is not None and death.was_attached  # else it is known
+            silence = SILENT_S if writer in ours and is_silent else 0.0
             is_late = t - at >= (GONE_SILENT_S + silence) * CLOCKS
             text = "%s is lost: %s is silent for %.1f s" % (run, name, t - at)
             self.check(is_late, "D12", text)

@@ -137,7 +137,7 @@ class Disk:
 
     def flip(self, rng: Random) -> None:
         """Flip a bit of what is at rest."""
-        keys = sorted(self._table)
+        keys = sorted(key for key, versions in self._table.items() if versions)
         if self._log and (not keys or rng.random() < 0.5):
             self._log[rng.randrange(len(self._log))] ^= 1 << rng.randrange(8)
         elif keys:

@@ -93,6 +93,7 @@ class Sandbox:
         self.owner = owner
         self.world = owner.world
         self.runs: Dict[str, str] = {}  # run key -> task key
+        self.told_by: Dict[str, float] = {}  # when a start has been told, at the latest
 
     def start(self, run: str, record: Record) -> None:
         """Start a run. The command is: seconds, exit code."""
@@ -103,8 +104,9 @@ class Sandbox:
         seconds, status = record.command.split()[:2]
         self.world.ledger.on_start(owner, run, record)
         self.runs[run] = record.key
-        started = core.RunStarted(run, owner.host.wall())
-        after(rng.uniform(0.005, 0.03), owner.take, owner.step, started)
+        started, delay = core.RunStarted(run, owner.host.wall()), rng.uniform(0.005, 0.03)
+        self.told_by[run] = self.world.t + delay
+        after(delay, owner.take, owner.step, started)
         after(0.03 + float(seconds), self.end, run, int(status), "")
 
     def kill(self, effect: core.Kill) -> None:
@@ -112,7 +114,8 @@ class Sandbox:
         if effect.run in self.runs:
             self.world.ledger.on_kill(self.owner, effect)
             delay = self.world.rng.uniform(0.01, min(effect.grace_s, 1.0))
-            self.world.after(delay, self.end, effect.run, 143, effect.cause)
+            at = max(self.world.t + delay, self.told_by[effect.run])
+            self.world.at(at, self.end, effect.run, 143, effect.cause)
 
     def end(self, run: str, status: int, cause: str) -> None:
         """A task's processes are all gone."""

@@ -190,14 +190,17 @@ class Desk:
 
     def send(self, peer: str, kind: str, fields: Dict[str, Any]) -> None:
         """Send a frame to a ghost."""
+        if self.relay is None:  # it has just ended; the core will hear of that
+            return
         self.world.ledger.attachments.on_told(self.comrade, peer, kind, fields)
         self.relay.tell(self.relay.send, peer, kind, fields)
 
     def close(self, peer: str) -> None:
         """End a ghost's link; the core knows it already."""
         del self.links[peer]
-        self.relay.tell(self.relay.send, peer, "BYE", {"why": "closing"})
-        self._look_idle()
+        if self.relay is not None:
+            self.relay.tell(self.relay.send, peer, "BYE", {"why": "closing"})
+            self._look_idle()
 
     def end(self, is_reset: bool, is_told: bool = True) -> None:
         """The relay ends, alone or with this process."""
