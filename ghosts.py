@@ -241,7 +241,9 @@ class Ghosts:
         """Say whether a grant in a record may not go out yet (D2)."""
         room = self.node.room
         for run_key, run in record.runs.items():
-            if run.worker != link.writer or run.phase is not Phase.GRANTED:
+            if run.worker != link.writer:
+                continue  # another ghost's, that may wait on
+            if run.phase is not Phase.GRANTED:
                 self._stop_waiting(run_key)
                 continue
             is_own = is_own_grant(run_key, self.mesh.writer)

@@ -79,7 +79,7 @@ from matching import Matcher
 from mesh import Mesh
 from peers import Peers
 from purge import Purge
-from record import Record, State, run_order
+from record import Record, State, run_order, split_key
 from replica import Replica
 from room import Room
 from roster import Roster
@@ -219,14 +219,17 @@ class Node:
     def begin(self, former: Iterable[str], known: Iterable[str], now: float) -> None:
         """Start work: what this node's former processes ran is lost, they are dead.
 
-        `known` are the ids of the members known before; they are waited for.
+        `known` are the ids of the members known before; they are waited for. Their
+        tasks come before word of them: who has such tasks knows that there are others.
         """
         self.now = now
         ours = set(former)
         for run_key, (writer, key) in list(self.coordinator.living.items()):
             if writer in ours:
                 self.queue.advance(key, run_key, "lose", {})
-        self.coordinator.begin(set(known), now)
+        authors = (split_key(key)[1] for key in self.queue.records)
+        others = set(known) or {next((w for w in authors if w not in ours), "")}
+        self.coordinator.begin(others - {""}, now)
         self.mesh.tell(ready=not self.coordinator.wait_for)
         self.purge.begin(self.durable.hours, now)
         self.room.refresh()  # What is free here is told with the first facts.

@@ -65,6 +65,7 @@ class Attachments:
         self.world = ledger.world
         self.check = ledger.check
         self.ghosts: Dict[str, Any] = {}  # writer -> process
+        self._newest: Dict[str, Any] = {}  # machine -> its last process
         self.places: Dict[str, Place] = {}  # writer -> the newest
         self.unreported: Dict[str, Life] = {}  # runs whose end is news
         self.stored: Set[str] = set()  # runs whose end was told to be durable
@@ -85,6 +86,7 @@ class Attachments:
     def watch(self, process: Any) -> None:
         """Look at a new ghost."""
         self.ghosts[process.writer] = process
+        self._newest[process.host.name] = process
         self.ledger.copies.watch(process)
 
     def on_recovered(self, process: Any) -> None:
@@ -166,7 +168,8 @@ class Attachments:
                     is_here = value[4]["out"][1] in comrade.desk.outputs
                     self.check(is_here, "D12", "the output of %s comes late" % run)
         if fields["store"]:
-            self._frames[comrade.writer, peer, fields["n"]] = (self.world.t, ends)
+            name = comrade.writer, peer, fields["n"]  # it may come twice
+            self._frames.setdefault(name, (self.world.t, ends))
 
     def on_told(self, comrade: Any, peer: str, kind: str, fields: Any) -> None:
         """A core sends a frame to a ghost."""
@@ -178,11 +181,11 @@ class Attachments:
                     self._check_durable(comrade, run, said)
                 self.stored.add(run)
 
-    def _all_refuse(self, comrade: Any) -> bool:
-        """Say whether no disk that this core could ask takes anything."""
+    def _all_refused(self, comrade: Any, said: float) -> bool:
+        """Say whether each disk that this core could ask has failed since."""
         linked = comrade.node.mesh.links
         others = [p for p in self.world.living() if p.node_id in linked]
-        return all(process.host.disk.error for process in others)
+        return all(process.host.disk.failed_at >= said for process in others)
 
     def _check_durable(self, comrade: Any, run: str, said: float) -> None:
         on_disk = self._durable.get(run, set())
@@ -190,7 +193,7 @@ class Attachments:
         others = len(on_disk - {here})
         if here in on_disk:
             waited = self.world.t - said >= ALONE_S * CLOCKS
-            may_be = waited or comrade.host.jumps > 0 or self._all_refuse(comrade)
+            may_be = waited or comrade.host.jumps > 0 or self._all_refused(comrade, said)
             is_enough = others >= 1 or not links or may_be
         else:
             is_enough = others >= max(1, min(2, links))
@@ -225,7 +228,7 @@ class Attachments:
         self._lost.add((run, value.inc))
         if process.host.jumps or ghost.host.jumps:
             return  # its clock, not ours, says what 15 s are
-        if ghost.host.process is not None and ghost.host.process is not ghost:
+        if self._newest[ghost.host.name] is not ghost:
             return  # the next process has killed what it ran
         self._check_lost(process, run, ghost)
 

@@ -44,6 +44,7 @@ class Disk:
     def __init__(self) -> None:
         self.error = ""  # FULL: nothing new fits; EIO: no fsync succeeds
         self.fails_once = False
+        self.failed_at = -1.0
         self.is_hung = False
         self.delay = (0.002, 0.02)
         self.rows: Dict[str, bytes] = {}  # records as a start would find them now

@@ -264,6 +264,7 @@ class Process:
             return
         batches, self.writing = self.writing, []
         errors = disk.commit(batches)
+        disk.failed_at = self.world.t if any(errors) else disk.failed_at
         for batch, error in zip(batches, errors):
             if not error:
                 self.world.ledger.on_fsync(self.host, batch)

@@ -217,16 +217,16 @@ def may_finish(world: World) -> List[Record]:
     """
     here = [*world.core(), *unbroken_ghosts(world)]
     hosts = [process.host for process in here if not process.host.disk.is_hung]
-    if not hosts:
-        return []
     left = unfinished_records(world)
+    if not hosts:
+        return [r for r in left if r.living()]
     tags = {"worker:" + tag for host in hosts for tag in host.tags}
     files = set().union(*(host.files for host in hosts))
     stuck = [r for r in left if not _can_run(r, tags, files)]
     if stuck:  # and what waits until all older ones are finished
         first, alone = min(stuck), "queue:is_first"
         left = [r for r in left if r < first or alone not in r.needs.conditions]
-    return [r for r in left if _can_run(r, tags, files)]
+    return [r for r in left if r.living() or _can_run(r, tags, files)]
 
 
 def _can_run(record: Record, tags: Any, files: Any) -> bool:
