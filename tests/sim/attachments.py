@@ -193,7 +193,9 @@ class Attachments:
         others = len(on_disk - {here})
         if here in on_disk:
             waited = self.world.t - said >= ALONE_S * CLOCKS
-            may_be = waited or comrade.host.jumps > 0 or self._all_refused(comrade, said)
+            may_be = (
+                waited or comrade.host.jumps > 0 or self._all_refused(comrade, said)
+            )
             is_enough = others >= 1 or not links or may_be
         else:
             is_enough = others >= max(1, min(2, links))

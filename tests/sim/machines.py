@@ -104,7 +104,10 @@ class Sandbox:
         seconds, status = record.command.split()[:2]
         self.world.ledger.on_start(owner, run, record)
         self.runs[run] = record.key
-        started, delay = core.RunStarted(run, owner.host.wall()), rng.uniform(0.005, 0.03)
+        started, delay = (
+            core.RunStarted(run, owner.host.wall()),
+            rng.uniform(0.005, 0.03),
+        )
         self.told_by[run] = self.world.t + delay
         after(delay, owner.take, owner.step, started)
         after(0.03 + float(seconds), self.end, run, int(status), "")

@@ -155,15 +155,11 @@ MUTATIONS: Dict[str, Mutation] = {
     ),
     "a follower is believed whatever call it heeds": Mutation(
         *(mesh.Mesh, "_heeds_me", _heed_any_call),
-        (
-            2678,
-        ),
+        (2678,),
     ),
     "who joins behind a third node doesn't freeze granting": Mutation(
         *(mesh, "loose_ends", _none_are_loose),
-        (
-            9141,
-        ),
+        (9141,),
     ),
     "a coordinator doesn't wait until all follow it": Mutation(
         *(mesh.Mesh, "may_grant", _grant_unfollowed),
