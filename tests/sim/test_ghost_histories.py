@@ -5,6 +5,7 @@ Times are those of D12; who does what is asked of the ledger, which saw it.
 
 from typing import Any, List
 
+import pytest
 from recovery import untold
 from test_histories import begun, finish, settle
 from world import World
@@ -364,3 +365,35 @@ def test_a_ghost_tells_an_old_copy_what_it_ended_and_does_not_run_it_again():
     (key,) = world.ledger.promises.acks[ticket].keys
     assert copies[key].runs[run].phase is Phase.ENDED
     assert begun(world) == ["x"]
+
+
+def test_a_row_that_could_not_be_dropped_is_dropped_later():
+    world = haunted(size=1)
+    on_ghost(world, "1 0")
+    disk = world.ghosts["x"].disk
+    world.hosts["a"].disk.delay = (0.5, 0.6)  # STORED comes after the end is kept
+    assert world.until(lambda: bool(disk.rows), 3, 0.01)
+    disk.fails_once = True
+    assert world.until(lambda: not disk.fails_once, 3, 0.01) and disk.rows
+    end(world)
+    assert not disk.rows
+
+
+@pytest.mark.parametrize("first, then", ["xy", "yx"])
+def test_a_grant_that_waits_for_its_copy_survives_word_to_another_ghost(first, then):
+    world = World(1, "ab", ghosts="xy")
+    for host in world.ghosts.values():
+        host.tags.append("tag ghost")
+    for name in world.machines:
+        world.start(name)
+    assert world.until(lambda: attached(world) == ["a", "a"], 8, 0.05)
+    world.ledger.is_healthy = True
+    world.add("b", 1, "20 0", conditions=("worker:tag " + first,))
+    world.add("b", 2, "0.5 0", conditions=("worker:tag " + then,))
+    world.run(0.3)
+    ticket = world.add("b", 1, "2 1", conditions=("worker:tag ghost",), retries=1)
+    world.run(1)
+    world.network.slow["b", "a"] = (1.0, 1.0)  # that b has a copy is known late
+    end(world)
+    (key,) = world.ledger.promises.acks[ticket].keys
+    assert begun(world, key) == [first, then]

@@ -621,6 +621,26 @@ def test_a_node_that_never_coordinated_waits_for_those_it_knew_as_well():
     assert len(begun(world)) == 16 + 2
 
 
+def test_a_node_that_has_others_tasks_and_no_word_of_them_waits_as_well():
+    world = World(1, "abc")
+    world.ledger.is_healthy = True
+    for name in "ab":
+        world.start(name)
+    world.run(4)
+    world.add("b", 4, "3 0")
+    world.add("b", 1, "5 0")  # it waits, as c will have it
+    world.start("c")
+    kept, process = world.hosts["c"].disk, world.hosts["c"].process
+    process._look_after = lambda: None  # word of members comes later than records
+    assert world.until(lambda: len(kept.rows) == 5, 3, 0.001)
+    world.kill("c")
+    assert "members" not in kept.load().meta
+    assert world.until(lambda: len(begun(world)) == 5, 6, 0.05)
+    world.start("c")
+    finish(world)
+    assert len(begun(world)) == 5
+
+
 def test_a_purge_outlives_a_loss_of_power_whole_or_not_at_all():
     world = cluster(3)
     world.add("b", 4)
