@@ -13,9 +13,9 @@ found is sorted as numbers (.9 before .10). Then
     python3 ghost.py 2           the one at index 2 mod y, of the y that are found
     python3 ghost.py 10.0.0.7    that one
 
-When a clairvoyant is lost: that one once more; else the second-lowest, or the lowest if
-it wasn't on that; then on through the list, round after round with growing pauses, for
-ever. Refused connections are passed at once, a busy comrade is tried again. A ghost
+When a link breaks: that clairvoyant once more. If that fails, or if it was silent: the
+second-lowest, or the lowest if it wasn't on that; then on through the list, round after
+round with growing pauses, for ever. Refused connections are passed at once, a busy comrade is tried again. A ghost
 that was given an address tries that one first, each time, and comes back to it.
 
 Invariants. At most one dial at a time. Never gives up while it knows an address; no
@@ -25,8 +25,8 @@ address is forgotten, and they are bounded.
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 FIND_S = 1.0  # answers to a question on the LAN take 1 ms; two questions fit
-SPREAD_S = 1.0  # ghosts of a lost clairvoyant come to the next within this
-REDIAL_S = 1.0  # the lost one has this long to answer: it may only be stuck
+SPREAD_S = 0.8  # ghosts of a lost clairvoyant come to the next within this
+REDIAL_S = 1.0  # whose link broke has this long to answer: it may be there
 AGAIN_S = 0.3  # a busy comrade is tried again after so long, and up to twice as long
 BUSY_TRIES = 8  # then the next one has its turn
 ROUND_FIRST_S, ROUND_MOST_S = 0.5, 10.0  # between two rounds through the list
@@ -159,17 +159,16 @@ class Clairvoyants:
             pause = min(ROUND_FIRST_S * 2.0 ** min(self._rounds, 10), ROUND_MOST_S)
             self._due = now + pause * (0.5 + self.luck() / 2)
 
-    def on_lost(self, now: float, is_closing: bool = False) -> None:
-        """The clairvoyant is lost: find another; not that one, if it is stopping."""
+    def on_lost(self, now: float, may_be_there: bool) -> None:
+        """The clairvoyant is lost: find another; it first, if it may be there."""
         lost, self.at = self.at, ""
         self._lost = lost
+        first = [self.home, lost] if may_be_there else [self.home]
         others = [a for a in in_order(self.known) if a not in (lost, self.home)]
-        line = (
-            [self.home] if self.home and not (is_closing and lost == self.home) else []
-        )
-        if lost != self.home and not is_closing:
-            line.append(lost)
-        self._line = line + others
+        line = [*first, *others]
+        if not may_be_there:
+            line = [a for a in line if a != lost]
+        self._line = [a for a in dict.fromkeys(line) if a]
         self._rounds = 0
         if now - self._up_at < STEADY_S:
             self._quick += 1
@@ -177,7 +176,7 @@ class Clairvoyants:
             self._due = now + pause * (0.5 + self.luck() / 2)
         else:
             self._quick = 0
-            self._due = now + (SPREAD_S * self.luck() if is_closing else 0.0)
+            self._due = now + (0.0 if may_be_there else SPREAD_S * self.luck())
 
     def deadline(self) -> Optional[float]:
         """Give the time when it is somebody's turn."""

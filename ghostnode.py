@@ -13,7 +13,7 @@ grant is one), and sends back each that it changes. At a new link it first sends
 that it holds, small outputs ahead of the ends that name them, then ATTACH; so whoever
 becomes its clairvoyant knows what is going on here before it tells anybody.
 
-A heartbeat goes each second. If nothing is heard for DEAD_S, or a frame isn't answered
+A heartbeat goes each second. If nothing is heard for SUSPECT_S, or a frame isn't answered
 in time (reports.py), the clairvoyant is lost, whatever TCP says, and the next one has
 its turn.
 
@@ -56,7 +56,7 @@ from effects import (
 )
 from facts import in_steps
 from hands import FILE_S, NO_FILE, PAUSED, Hands
-from mesh import DEAD_S, HEARTBEAT_S, PAUSE_S
+from mesh import HEARTBEAT_S, PAUSE_S, SUSPECT_S
 from record import Record
 from reports import Reports, Sent
 from taskqueue import Queue
@@ -136,7 +136,7 @@ class GhostNode:
         if self.peer and gap > PAUSE_S:
             # Stopped for a while: what the link still holds is out of date (DESIGN 7).
             self.hands.give_back(list(self.hands.held), PAUSED)
-            self._leave("closing")
+            self._leave()
 
     def _turn(self) -> List[Effect]:
         self.hands.look_again()
@@ -157,7 +157,7 @@ class GhostNode:
             self.reports.deadline(),
         ]
         if self.peer:
-            times += [self._beat_at, self._heard_at + DEAD_S]
+            times += [self._beat_at, self._heard_at + SUSPECT_S]
         times += [since + FILE_S for since in self._held_since.values()]
         return min((t for t in times if t is not None), default=None)
 
@@ -233,7 +233,7 @@ class GhostNode:
     def _on_link_up(self, message: LinkUp) -> None:
         """Attach: what is held first, then ATTACH, in order."""
         if self.peer:
-            self._leave("closing")
+            self._leave()
         self.choice.on_up(self.choice.dialling, self.now)
         self.peer, self.clairvoyant = message.peer, ""
         self._heard_at = self._beat_at = self.now
@@ -252,20 +252,20 @@ class GhostNode:
 
     def _on_link_lost(self, message: LinkLost) -> None:
         if message.peer == self.peer:
-            self._lose(message.why == "stopping")
+            self._lose(message.why != "stopping")
 
-    def _lose(self, is_closing: bool) -> None:
+    def _lose(self, may_be_there: bool) -> None:
         self.peer = self.clairvoyant = ""
         self._is_watching = False
         self.reports.on_link_lost()
-        self.choice.on_lost(self.now, is_closing)
+        self.choice.on_lost(self.now, may_be_there)
 
-    def _leave(self, why: str) -> None:
+    def _leave(self, may_be_there: bool = True) -> None:
         """End the link from here: it isn't trusted any more."""
         peer = self.peer
-        self.emit(Send(peer, "BYE", {"why": why}))
-        self.emit(CloseLink(peer, why))
-        self._lose(False)
+        self.emit(Send(peer, "BYE", {"why": "closing"}))
+        self.emit(CloseLink(peer, "closing"))
+        self._lose(may_be_there)
 
     def _watch_link(self) -> None:
         if not self.peer:
@@ -273,10 +273,10 @@ class GhostNode:
         if self.now >= self._beat_at:
             self._beat_at = self.now + HEARTBEAT_S
             self.emit(Send(self.peer, "HEARTBEAT", {"n": 0, "heard": 0, "root": ""}))
-        is_silent = self.now - self._heard_at >= DEAD_S
+        is_silent = self.now - self._heard_at >= SUSPECT_S
         if is_silent or self.reports.is_late(self.now):
             self.emit(Log("no answer of the clairvoyant; on to the next"))
-            self._leave("closing")
+            self._leave(may_be_there=False)
 
     # --- what comes over it -------------------------------------------------------
 
@@ -288,7 +288,7 @@ class GhostNode:
             GHOSTS_FRAMES[message.kind](self, message.fields)
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             self.emit(Log("%s: %r" % (message.kind, problem)))
-            self._leave("closing")
+            self._leave()
 
     def _on_heartbeat(self, fields: Dict[str, Any]) -> None:
         pass  # it is heard
@@ -336,7 +336,7 @@ class GhostNode:
 
     def _on_bye(self, fields: Dict[str, Any]) -> None:
         self.emit(CloseLink(self.peer, "closing"))
-        self._lose(fields["why"] == "stopping")
+        self._lose(fields["why"] != "stopping")
 
     # --- what this machine has ----------------------------------------------------
 

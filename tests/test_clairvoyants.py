@@ -59,28 +59,28 @@ def test_the_address_that_the_user_gave_at_once():
 
 def test_the_lost_one_once_more_then_the_second_lowest_if_it_was_the_lowest():
     choice = attached()
-    choice.on_lost(60.0)
+    choice.on_lost(60.0, True)
     lowest, second, third = SORTED
     assert dialled(choice, 3, 60.0, "REFUSED") == [lowest, second, third]
 
 
 def test_else_the_lowest_and_on_through_all_for_ever():
     choice = attached(at=SORTED[1])
-    choice.on_lost(60.0)
+    choice.on_lost(60.0, True)
     lowest, second, third = SORTED
     assert dialled(choice, 3, 60.0, "SILENT") == [second, lowest, third]
     assert dialled(choice, 300, 70.0, "REFUSED") == 100 * SORTED
 
 
-def test_one_that_is_stopping_is_not_dialled_again_first():
+def test_one_that_stops_or_was_silent_is_not_dialled_again_first():
     choice = attached()
-    choice.on_lost(60.0, is_closing=True)
+    choice.on_lost(60.0, may_be_there=False)
     assert dialled(choice, 2, 60.0, "REFUSED") == SORTED[1:]
 
 
 def test_refused_ones_are_passed_within_the_spread_and_rounds_pause_longer():
     choice = attached()
-    choice.on_lost(60.0)
+    choice.on_lost(60.0, True)
     choice.on_failed(choice.next(60.0), "REFUSED", 60.0)
     due = choice.deadline()
     assert due is not None and due <= 60.0 + SPREAD_S
@@ -108,7 +108,7 @@ def test_a_busy_comrade_is_tried_again():
 def test_a_ghost_that_was_given_an_address_comes_back_to_it():
     choice = attached("10.0.0.9", at="10.0.0.9")
     choice.learn(ALL)
-    choice.on_lost(60.0)
+    choice.on_lost(60.0, True)
     assert choice.next(60.0) == "10.0.0.9"
     choice.on_failed("10.0.0.9", "REFUSED", 60.0)
     assert choice.next(63.0) == "10.0.0.2"
@@ -121,7 +121,7 @@ def test_a_ghost_that_was_given_an_address_comes_back_to_it():
 
 def test_a_link_that_doesnt_hold_is_no_reason_to_dial_at_once():
     choice = attached()
-    choice.on_lost(5.1)
+    choice.on_lost(5.1, True)
     due = choice.deadline()
     assert due is not None and due > 5.5
 

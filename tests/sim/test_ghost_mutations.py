@@ -82,7 +82,7 @@ MUTATIONS: Dict[str, Mutation] = {
         *(reports.Reports, "_push_outputs", _unpushed), (3, 4)
     ),
     "a ghost trusts a silent clairvoyant": Mutation(
-        *(ghostnode, "DEAD_S", 60.0),
+        *(ghostnode, "SUSPECT_S", 60.0),
         (33, 85, "26_a_ghost_that_hears_nothing_goes_to_the_next"),
     ),
     "a relay answers for a main that is stuck": Mutation(
