@@ -15,8 +15,9 @@ found is sorted as numbers (.9 before .10). Then
 
 When a link breaks: that clairvoyant once more. If that fails, or if it was silent: the
 second-lowest, or the lowest if it wasn't on that; then on through the list, round after
-round with growing pauses, for ever. Refused connections are passed at once, a busy comrade is tried again. A ghost
-that was given an address tries that one first, each time, and comes back to it.
+round with growing pauses, for ever. Refused connections are passed at once, a busy
+comrade is tried again. A ghost that was given an address tries that one first, each
+time, and comes back to it.
 
 Invariants. At most one dial at a time. Never gives up while it knows an address; no
 address is forgotten, and they are bounded.

@@ -13,9 +13,9 @@ grant is one), and sends back each that it changes. At a new link it first sends
 that it holds, small outputs ahead of the ends that name them, then ATTACH; so whoever
 becomes its clairvoyant knows what is going on here before it tells anybody.
 
-A heartbeat goes each second. If nothing is heard for SUSPECT_S, or a frame isn't answered
-in time (reports.py), the clairvoyant is lost, whatever TCP says, and the next one has
-its turn.
+A heartbeat goes each second. If nothing is heard for SUSPECT_S, or a frame isn't
+answered in time (reports.py), the clairvoyant is lost, whatever TCP says, and the next
+one has its turn.
 
 Invariants.
 D2  A run starts once (hands.py). A grant of an older term than the newest known is

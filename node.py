@@ -219,8 +219,8 @@ class Node:
     def begin(self, former: Iterable[str], known: Iterable[str], now: float) -> None:
         """Start work: what this node's former processes ran is lost, they are dead.
 
-        `known` are the ids of the members known before; they are waited for. Their
-        tasks come before word of them: who has such tasks knows that there are others.
+        `known` are the ids of the members known before; they are waited for, and so
+        are others whose tasks are here: those come before word of their nodes.
         """
         self.now = now
         ours = set(former)

@@ -4,8 +4,9 @@ Reason for this file beside sandbox.py: this is the seam where warm shells come 
 a run is, and when it is over, is sandbox.py's.
 
 Rules: knows of scripts, outputs and statuses, not of runs; keeper.py tells what these
-shells are and do, taskscript.py what they are fed. What touches the disk of the state directory
-is done `aside`, in a thread: one that hangs holds up its tasks, never the loop.
+shells are and do, taskscript.py what they are fed. What touches the disk of the state
+directory is done `aside`, in a thread: one that hangs holds up its tasks, never the
+loop.
 
 How it works: `Shells.lend` gives an idle keeper, or starts one; a keeper that is up is
 fed a `task_script`. What keepers report arrives as calls of the three functions that

@@ -1021,18 +1021,6 @@ def test_has_command_looks_on_the_path(box: Box) -> None:
         assert not box.box.has_command(name)
 
 
-def test_the_machine_is_told_with_and_without_psutil(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with_it = sandbox.machine()
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    assert sandbox.machine() == with_it
-    assert with_it.cores == len(os.sched_getaffinity(0))
-    assert 0 < sandbox.free_memory() <= with_it.memory
-    assert sandbox.free_disk(str(tmp_path)) > 0
-    assert sandbox.free_disk(str(tmp_path / "gone")) == 0
-
-
 # ---- the rest
 
 

@@ -303,6 +303,8 @@ def test_a_disk_says_what_is_purged_before_it_drops_it():
         world.run(0.05)
     world.kill("a")
     world.start("a")
+    purged = world.node("a").queue.purged
+    assert all(map(purged.covers, world.ledger.promises.promised["add"]))
     world.heal()
     settle(world)
     assert world.until(world.is_equal, 5, 0.05)

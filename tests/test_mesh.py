@@ -1,0 +1,120 @@
+"""When a node may grant: what it must have heard from whom (D2), without a network."""
+
+from typing import Any, Dict, List, Sequence
+
+from mesh import FREEZE_S, SUSPECT_S, Mesh
+
+OFFER: Dict[str, Any] = {
+    "address": "10.0.0.1",
+    "cores": 2,
+    "memory": 1 << 30,
+    "free_memory": 1 << 29,
+    "free_disk": 1 << 30,
+    "holds": [],
+    "tags": [],
+    "draining": False,
+    "role": "comrade",
+}
+
+
+def writer_of(node_id: str) -> str:
+    return node_id * 16
+
+
+class View:
+    """Node a's membership, and what it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.sent: List[Any] = []
+        self.mesh = Mesh("a", writer_of("a"), 1, lambda *frame: self.sent.append(frame))
+        self.mesh.tell(ready=True)
+        self.mesh.refresh(self.now)
+
+    def link(self, peer: str) -> None:
+        """A link comes up, and each end has merged the other's first part."""
+        link = self.mesh.on_link(peer, writer_of(peer), self.now)
+        link.gave_first = link.got_first = True
+        self.mesh.refresh(self.now)
+
+    def hear(self, node_id: str, seq: int, links: Sequence[str], call: int) -> None:
+        """Facts arrive: a node lists these links, follows a and heeds that call."""
+        facts = dict(
+            OFFER, id=node_id, writer=writer_of(node_id), name=node_id, seq=seq
+        )
+        facts.update(starts=1, links=list(links), claim=None, follows="a", term=0)
+        facts.update(ready=True, stopping=False, dead=[], call=0)
+        facts["heeds"] = [writer_of("a"), call]
+        assert self.mesh.on_member("c", facts, self.now)
+
+    @property
+    def call(self) -> int:
+        return int(self.mesh.facts["call"])
+
+    def may_grant(self) -> bool:
+        return self.mesh.may_grant(self.now)
+
+
+def test_what_a_member_said_before_it_was_away_is_no_answer():
+    view = View()
+    view.link("c")
+    view.hear("b", 1, ["c"], 0)  # that may have been long ago
+    view.hear("c", 1, ["a", "b"], 0)
+    assert view.mesh.component == {"a", "b", "c"}
+    assert not view.may_grant()
+    view.hear("c", 2, ["a", "b"], view.call)
+    assert not view.may_grant()  # b hasn't answered yet
+    view.hear("b", 2, ["c"], view.call)
+    assert view.may_grant()
+
+
+def test_a_component_that_shrinks_needs_no_new_answer():
+    view = View()
+    view.link("c")
+    view.hear("b", 1, ["c"], 0)
+    view.hear("c", 1, ["a", "b"], view.call)
+    for node_id, links in (("b", ["c"]), ("c", ["a", "b"])):
+        view.hear(node_id, 2, links, view.call)
+    assert view.may_grant()
+    view.hear("c", 3, ["a"], view.call)  # b is gone
+    assert view.mesh.component == {"a", "c"} and view.may_grant()
+    view.hear("c", 4, ["a", "b"], view.call)  # it is back, and says what it said
+    assert view.mesh.component == {"a", "b", "c"} and not view.may_grant()
+
+
+def test_who_is_named_by_a_member_but_not_known_yet_is_waited_for():
+    view = View()
+    view.link("c")
+    view.hear("c", 1, ["a", "b"], 0)
+    view.hear("c", 2, ["a", "b"], view.call)
+    assert view.mesh.component == {"a", "c"}
+    assert not view.may_grant()
+    view.now += FREEZE_S
+    view.mesh.links["c"].heard_at = view.mesh.links["c"].echoed_at = view.now
+    assert view.may_grant()  # b is heard by c alone, or its facts are lost
+
+
+def test_a_new_link_is_waited_for_until_its_peer_is_in_the_component():
+    view = View()
+    view.link("c")
+    assert not view.may_grant()
+    view.hear("c", 1, ["a"], 0)
+    view.hear("c", 2, ["a"], view.call)
+    assert view.may_grant()
+
+
+def test_a_link_that_dropped_out_never_counts_again():
+    view = View()
+    view.link("c")
+    view.hear("c", 1, ["a"], 0)
+    view.hear("c", 2, ["a"], view.call)
+    view.now += SUSPECT_S
+    view.mesh.refresh(view.now)
+    assert view.mesh.component == {"a"}
+    view.mesh.links["c"].heard_at = view.mesh.links["c"].echoed_at = view.now
+    view.mesh.refresh(view.now)
+    assert view.mesh.component == {"a"}
+    view.link("c")
+    view.mesh.links["c"].hold_until = view.now
+    view.mesh.refresh(view.now)
+    assert view.mesh.component == {"a", "c"}
