@@ -61,6 +61,12 @@ SLICE = 200  # tasks handled in one turn of the loop (a few ms)
 PIECE_BYTES = 65536  # of a large output
 QUOTED_CHARS = 100  # of what a user wrote, in a message
 NUMERALS = frozenset("0123456789")
+SWEEP_USAGE = (
+    "leoronic_add_sweep [--send] [OPTIONS of leoronic_add_task] MEMORY CORES STORAGE "
+    "CONCURRENCY CONDITIONS FILES COMMAND [ID] -- VALUE...; without -- the values are "
+    "read from stdin, one a line; {} {.} {/} {//} {/.} {#} in COMMAND and ID as in GNU "
+    "parallel; a COMMAND without any gets {} at its end; --send: {} is a file to send"
+)
 USAGE = {
     "add_task": (
         "leoronic_add_task [--keep-names] [--timeout T] [--retries N] [--priority N] "
@@ -68,6 +74,8 @@ USAGE = {
     ),
     "add_tasks": "leoronic_add_tasks_from_file FILE",
     "add_tasks_str": "leoronic_add_tasks_from_str STRING",
+    "add_tasks_sweep": SWEEP_USAGE,
+    "add_tasks_sweep_text": SWEEP_USAGE,
     "add_tasks_text": "leoronic_add_tasks_from_file FILE",
     "del_task": "leoronic_del_task ID...",
     "get_queue": "leoronic_get_queue [--json|--csv] [STATE]",

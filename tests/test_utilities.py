@@ -140,8 +140,8 @@ def ask(
 
 # ---- sourcing
 
-FUNCTIONS = """add_task add_tasks_from_file add_tasks_from_str del_task get_queue
-    get_output wait why nodes add_tag del_tag get_tags task_format drain undrain
+FUNCTIONS = """add_task add_sweep add_tasks_from_file add_tasks_from_str del_task
+    get_queue get_output wait why nodes add_tag del_tag get_tags task_format drain undrain
     stop""".split()
 HOSTILE = r"""
 	shopt -s nullglob failglob nocasematch expand_aliases
@@ -230,7 +230,7 @@ def test_each_function_passes_all_its_arguments_on(
     call = b"leoronic_%s" % name.encode()
     odd = b"--flag '' ' a  b ' '*' $'new\\nline\\n' '$(id)' '\\' -- -n '%s' '\xff\xe9'"
     assert ask(control, call + b" " + odd + b"; " + call) == (0, b"", b"")
-    verb = name.replace("_from", "").encode()
+    verb = name.replace("_from", "").replace("add_sweep", "add_tasks_sweep").encode()
     given = [b"--flag", b"", b" a  b ", b"*", b"new\nline\n", b"$(id)", b"\\", b"--"]
     given += [b"-n", b"%s", b"\xff\xe9"]
     assert [r.arguments for r in control.requests] == [[verb] + given, [verb]]
@@ -316,6 +316,29 @@ def test_a_stream_with_a_nul_is_refused(control: FakeControl) -> None:
     code, out, err = ask(control, script)
     assert (code, out, control.requests) == (2, b"", [])
     assert b"holds a NUL byte" in err and err.count(b"\n") == 1
+
+
+# ---- values of a sweep
+
+
+@pytest.mark.parametrize("options", ["", HOSTILE], ids=["plain", "hostile"])
+def test_values_on_stdin_go_as_one_text_before_the_fields(
+    options: str, control: FakeControl
+) -> None:
+    call = options + "leoronic_add_sweep --send 1 2 3 true '' '' 'e {}'"
+    text = b" a\\ b \n\xff\n\n"
+    assert ask(control, call, b"L n-1\nX 0\n", stdin=text) == (0, b"n-1\n", b"")
+    fields = b"--send 1 2 3 true   e".split(b" ")[:-1] + [b"e {}"]
+    assert [r.arguments for r in control.requests] == [
+        [b"add_tasks_sweep_text", text, *fields]
+    ]
+
+
+def test_a_nul_among_the_values_on_stdin_is_refused(control: FakeControl) -> None:
+    call = "set -e; leoronic_add_sweep 1 2 3 true '' '' e || echo $?"
+    code, out, err = ask(control, call, stdin=b"a\0b")
+    assert (code, out, control.requests) == (0, b"2\n", [])
+    assert b"NUL" in err and err.count(b"\n") == 1
 
 
 # ---- the answer
