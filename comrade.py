@@ -152,6 +152,7 @@ class Comrade:
             self.unwatch,
             self.files.path,
         )
+        self.sandbox.nice = self.config.nice
         self.sandbox.clean_up()
         self.workplace = workplace.Workplace(
             self.sandbox,
@@ -275,6 +276,7 @@ class Comrade:
             clock,
             time.time,
             self.log.write,
+            lambda: in_force(self.config, self.node.me.address),
         )
         self.control = Control(self.node, acts, verbs.VERBS)
         self.calls = calls.Serving(
@@ -614,6 +616,11 @@ def ask_lan(config: settings.Settings) -> None:
             "no cookie; a cluster answers from %s; copy its cookie here, then start "
             "again: scp %s:%s %s" % (", ".join(found), found[0], where, where),
         )
+
+
+def in_force(config: settings.Settings, address: str) -> List[settings.Row]:
+    """Give the settings as they are now: a router may have given another address."""
+    return settings.rows(config._replace(address=address), *sandbox.machine())
 
 
 def relay_core() -> Optional[int]:

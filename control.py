@@ -46,6 +46,7 @@ except ImportError:  # pragma: no cover - other Python implementations
     from hmac import compare_digest  # type: ignore[no-redef]
 
 from effects import Message
+from settings import Row
 
 if TYPE_CHECKING:  # A ghost has another core, and no memory for a comrade's.
     from node import Node
@@ -90,6 +91,7 @@ USAGE = {
     "drain": "leoronic_drain [NODE]",
     "undrain": "leoronic_undrain [NODE]",
     "stop": "leoronic_stop",
+    "config": "leoronic_config [--json]",
 }
 
 
@@ -189,6 +191,7 @@ class Acts(NamedTuple):
     clock: Callable[[], float]
     wall: Callable[[], float]
     log: Callable[[str], None] = lambda text: None
+    settings: Callable[[], Sequence[Row]] = lambda: ()
 
 
 class Call:

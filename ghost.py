@@ -147,6 +147,7 @@ class Ghost:
             self.unwatch,
             self.files.path,
         )
+        self.sandbox.nice = config.nice
         self.sandbox.clean_up()
         self.transfers = transfer.Transfers(
             self.files,
@@ -197,6 +198,7 @@ class Ghost:
             self._ask,
             *(calls.never, calls.never, calls.never, calls.never),
             *(clock, time.time, self.log.write),
+            lambda: settings.rows(self.config, *sandbox.machine()),
         )
         self.calls = calls.Passing(
             calls.GhostSeams(

@@ -19,6 +19,7 @@ from stat import S_ISREG
 from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
 import conditions
+import inforce
 import settings
 import sweep
 from control import (
@@ -614,4 +615,5 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "drain": _drain,
     "undrain": _drain,
     "stop": _stop,
+    "config": inforce.config,
 }

@@ -141,8 +141,8 @@ def ask(
 # ---- sourcing
 
 FUNCTIONS = """add_task add_sweep add_tasks_from_file add_tasks_from_str del_task
-    get_queue get_output wait why nodes add_tag del_tag get_tags task_format drain undrain
-    stop""".split()
+    get_queue get_output wait why nodes add_tag del_tag get_tags task_format drain
+    undrain stop config""".split()
 HOSTILE = r"""
 	shopt -s nullglob failglob nocasematch expand_aliases
 	set -o posix -o noclobber -o noglob -o errtrace -o functrace -o pipefail -eu
