@@ -78,10 +78,13 @@ JOINING_S = 3.0  # ... and this long while one of them is being joined
 ASK_LAN_S = 1.0  # before a cookie is made: is there a cluster that has one?
 WRITE_SEQ = -1  # of a batch that only carries outputs; the core knows nothing of it
 
-USAGE = """usage: bash leoronic [--background | --demo | --help | --version]
+USAGE = """usage: bash leoronic [OPTION]
 
 Starts a comrade in this folder, which becomes its working directory.
   --background  detached; prints the pid and the log's path once it is ready
+  --demo        a cluster on this machine's loopback, for some seconds
+  --install     shows how it starts with the machine; --install --yes does that
+  --uninstall   undoes it
   --help        this text, with the settings in force
   --version     the version
 

@@ -449,8 +449,10 @@ def rows(settings: Settings, machine_cores: int, machine_memory: int) -> List[Ro
         ("RELAY_CORE", settings.relay_core, "auto: one core is kept for ghosts; off"),
         ("NICE", str(settings.nice), "1 to 19: tasks yield to other programs"),
     )
-    found = [Row("LEORONIC_" + name, *rest[:1], "", *rest[1:]) for name, *rest in table]
-    return [row._replace(origin=_origin(settings, row.name)) for row in found]
+    return [
+        Row("LEORONIC_" + name, value, _origin(settings, "LEORONIC_" + name), meaning)
+        for name, value, meaning in table
+    ]
 
 
 def _origin(settings: Settings, name: str) -> str:
