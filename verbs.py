@@ -18,6 +18,7 @@ import os
 from stat import S_ISREG
 from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
+import completing
 import conditions
 import inforce
 import settings
@@ -176,8 +177,7 @@ def _add_tasks_str(ctl: Control, call: Call) -> Verb:
 
 
 def _add_sweep(ctl: Control, call: Call) -> Verb:
-    drafts = yield from sweep.drafts(call)
-    yield from _add(ctl, call, drafts)
+    yield from _add(ctl, call, (yield from sweep.drafts(call)))
 
 
 def _add_lines(ctl: Control, call: Call, text: str) -> Verb:
@@ -616,4 +616,5 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "undrain": _drain,
     "stop": _stop,
     "config": inforce.config,
+    "complete": completing.complete,
 }

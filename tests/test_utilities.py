@@ -662,3 +662,58 @@ def test_the_comrade_is_told_which_are_terminals_and_how_wide(
         shell.expect(b"PROMPT")
     told = [(r.columns, r.terminals) for r in control.requests]
     assert told == [(b"80", b""), (b"132", b""), (b"99", b"12"), (b"99", b"02")]
+
+
+# ---- Tab
+
+
+@pytest.mark.parametrize(
+    "options", [b":", b"set -u", b"set -o posix", b"IFS=o-1; set -f; set -o noclobber"]
+)
+def test_tab_offers_what_the_comrade_says(control: FakeControl, options: bytes) -> None:
+    control.answer = b"L one-1\nX 0\n"
+    with terminal(control) as shell:
+        shell.type(options + b"\n")
+        shell.expect(b"PROMPT")
+        shell.type(b"leoronic_wait --timeout 5 on\t")
+        shell.expect(b"one-1 ")
+        shell.type(b"; echo =$?=\n")
+        shell.expect(b"=0=")
+    words = [b"complete", b"3", b"leoronic_wait", b"--timeout", b"5", b"on"]
+    assert [r.arguments for r in control.requests][0] == words
+
+
+def test_tab_without_a_comrade_gives_nothing_and_no_message(
+    control: FakeControl,
+) -> None:
+    control.close()
+    with terminal(control) as shell:
+        shell.type(b"leoronic_wait on\t\t; echo =$?=\n")
+        seen = shell.expect(b"=3=")
+        assert seen.count(NO_COMRADE) == 1  # of the call itself, not of Tab
+        assert b"leoronic_wait on" in seen.replace(b"\x07", b"")
+
+
+def test_tab_in_a_shell_that_ends_at_errors_ends_nothing(control: FakeControl) -> None:
+    control.close()
+    with terminal(control) as shell:
+        shell.type(b"set -eu\n")
+        shell.expect(b"PROMPT")
+        shell.type(b"leoronic_wait on\t\t\x15echo =$-=\n")
+        shell.expect(b"\n=")
+        assert b"e" in shell.expect(b"=")
+
+
+def test_every_function_has_its_completion_in_an_interactive_shell(
+    control: FakeControl,
+) -> None:
+    listed = bash('. "$U"; complete -p', environment(None))[1]
+    assert listed == b""  # no terminal, no completion
+    with terminal(control) as shell:
+        shell.type(b"complete -p >\"$LEORONIC_HOME/all\"; echo =$?=\n")
+        shell.expect(b"=0=")
+    found = (control.home / "all").read_text().split()
+    names = [
+        name for name in found if name.startswith("leoronic_") and "__" not in name
+    ]
+    assert sorted(names) == sorted("leoronic_" + name for name in FUNCTIONS)
