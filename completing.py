@@ -1,7 +1,7 @@
 """What Tab offers behind a utility: its options, ids, states, tags, nodes.
 
-Reason for this file beside verbs.py: it reads how the utilities are used and does none of
-what they do; a shell asks it while somebody types.
+Reason for this file beside verbs.py: it reads how the utilities are used and does none
+of what they do; a shell asks it while somebody types.
 
 Rules. Changes nothing, complains of nothing: what it doesn't know it has no words for.
 What a utility takes is told by its usage (control.USAGE) alone, so that a new one needs

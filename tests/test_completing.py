@@ -1,4 +1,4 @@
-"""What Tab offers, by a desk: whose ids, which options, and nothing that bash would run."""
+"""What Tab offers: whose ids, which options, and nothing that bash would run."""
 
 from typing import Any, List
 

@@ -147,7 +147,8 @@ def test_a_unit_starts_this_program_here_with_the_settings_of_now(
         word.split("=", 1) for v in values(unit, "Environment") for word in words(v)
     )
     assert given == {"LEORONIC_TAGS": tags, "PATH": systemd.path}
-    assert systemd.calls()[1:] == ["--user daemon-reload", "--user enable leoronic.service"]  # fmt: skip
+    enabled = ["--user daemon-reload", "--user enable leoronic.service"]
+    assert systemd.calls()[1:] == enabled
     assert "enable-linger" in out
 
 

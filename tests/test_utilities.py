@@ -710,7 +710,7 @@ def test_every_function_has_its_completion_in_an_interactive_shell(
     listed = bash('. "$U"; complete -p', environment(None))[1]
     assert listed == b""  # no terminal, no completion
     with terminal(control) as shell:
-        shell.type(b"complete -p >\"$LEORONIC_HOME/all\"; echo =$?=\n")
+        shell.type(b'complete -p >"$LEORONIC_HOME/all"; echo =$?=\n')
         shell.expect(b"=0=")
     found = (control.home / "all").read_text().split()
     names = [
