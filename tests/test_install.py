@@ -65,8 +65,7 @@ class Home:
             cwd=str(self.work),
             env=dict(self.env, **env),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
         )
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
