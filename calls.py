@@ -38,7 +38,7 @@ from verbs import DISK_ERRORS, VERBS, read_list
 PIECE_BYTES = 16384  # of a request or an answer: a heartbeat waits for no more
 PATH_BYTES_MAX = 4096  # Linux' own; a longer one can't be opened
 NO_COMRADE = 3  # the exit code, as leoronic_utilities'
-OWN = frozenset(("add_tag", "del_tag", "get_tags", "stop", "task_format"))
+OWN = frozenset(("config", "add_tag", "del_tag", "get_tags", "stop", "task_format"))
 
 assert CLIENTS_MAX * PIECE_BYTES < URGENT_BYTES_MAX  # all of a ghost's clients at once
 

@@ -78,10 +78,13 @@ JOINING_S = 3.0  # ... and this long while one of them is being joined
 ASK_LAN_S = 1.0  # before a cookie is made: is there a cluster that has one?
 WRITE_SEQ = -1  # of a batch that only carries outputs; the core knows nothing of it
 
-USAGE = """usage: bash leoronic [--background | --demo | --help | --version]
+USAGE = """usage: bash leoronic [OPTION]
 
 Starts a comrade in this folder, which becomes its working directory.
   --background  detached; prints the pid and the log's path once it is ready
+  --demo        a cluster on this machine's loopback, for some seconds
+  --install     shows how it starts with the machine; --install --yes does that
+  --uninstall   undoes it
   --help        this text, with the settings in force
   --version     the version
 
@@ -152,6 +155,7 @@ class Comrade:
             self.unwatch,
             self.files.path,
         )
+        self.sandbox.nice = self.config.nice
         self.sandbox.clean_up()
         self.workplace = workplace.Workplace(
             self.sandbox,
@@ -275,6 +279,7 @@ class Comrade:
             clock,
             time.time,
             self.log.write,
+            lambda: in_force(self.config, self.node.me.address),
         )
         self.control = Control(self.node, acts, verbs.VERBS)
         self.calls = calls.Serving(
@@ -614,6 +619,11 @@ def ask_lan(config: settings.Settings) -> None:
             "no cookie; a cluster answers from %s; copy its cookie here, then start "
             "again: scp %s:%s %s" % (", ".join(found), found[0], where, where),
         )
+
+
+def in_force(config: settings.Settings, address: str) -> List[settings.Row]:
+    """Give the settings as they are now: a router may have given another address."""
+    return settings.rows(config._replace(address=address), *sandbox.machine())
 
 
 def relay_core() -> Optional[int]:

@@ -46,6 +46,7 @@ except ImportError:  # pragma: no cover - other Python implementations
     from hmac import compare_digest  # type: ignore[no-redef]
 
 from effects import Message
+from settings import Row
 
 if TYPE_CHECKING:  # A ghost has another core, and no memory for a comrade's.
     from node import Node
@@ -61,6 +62,12 @@ SLICE = 200  # tasks handled in one turn of the loop (a few ms)
 PIECE_BYTES = 65536  # of a large output
 QUOTED_CHARS = 100  # of what a user wrote, in a message
 NUMERALS = frozenset("0123456789")
+SWEEP_USAGE = (
+    "leoronic_add_sweep [--send] [OPTIONS of leoronic_add_task] MEMORY CORES STORAGE "
+    "CONCURRENCY CONDITIONS FILES COMMAND [ID] -- VALUE...; without -- the values are "
+    "read from stdin, one a line; {} {.} {/} {//} {/.} {#} in COMMAND and ID as in GNU "
+    "parallel; a COMMAND without any gets {} at its end; --send: {} is a file to send"
+)
 USAGE = {
     "add_task": (
         "leoronic_add_task [--keep-names] [--timeout T] [--retries N] [--priority N] "
@@ -68,6 +75,8 @@ USAGE = {
     ),
     "add_tasks": "leoronic_add_tasks_from_file FILE",
     "add_tasks_str": "leoronic_add_tasks_from_str STRING",
+    "add_tasks_sweep": SWEEP_USAGE,
+    "add_tasks_sweep_text": SWEEP_USAGE,
     "add_tasks_text": "leoronic_add_tasks_from_file FILE",
     "del_task": "leoronic_del_task ID...",
     "get_queue": "leoronic_get_queue [--json|--csv] [STATE]",
@@ -82,6 +91,7 @@ USAGE = {
     "drain": "leoronic_drain [NODE]",
     "undrain": "leoronic_undrain [NODE]",
     "stop": "leoronic_stop",
+    "config": "leoronic_config [--json]",
 }
 
 
@@ -181,6 +191,7 @@ class Acts(NamedTuple):
     clock: Callable[[], float]
     wall: Callable[[], float]
     log: Callable[[str], None] = lambda text: None
+    settings: Callable[[], Sequence[Row]] = lambda: ()
 
 
 class Call:

@@ -179,8 +179,10 @@ class Discovery:
             return
         magic, version, say, cluster, node, port = BEACON.unpack(datagram)
         # One port for a cluster: so nobody can aim our dials at other services.
-        if (magic, version, port) != (MAGIC, VERSION, self._port):
+        if (magic, port) != (MAGIC, self._port):
             return
+        if version != VERSION and cluster != self._cluster:
+            return  # else a dial lets both ends tell their users (wire.py)
         ours = cluster == self._cluster or self._cluster == NO_CLUSTER
         if say == (Say.HERE if self._is_comrade else Say.ANSWER):
             is_own = node == self._node and sender[0] in self._own

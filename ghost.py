@@ -34,7 +34,7 @@ import random  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import time  # noqa: E402
-from typing import Any, Callable, Dict, List, Optional, Sequence, cast  # noqa: E402
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, cast  # noqa: E402
 
 import calls  # noqa: E402
 import clairvoyants  # noqa: E402
@@ -71,6 +71,7 @@ from wire import End, Kind  # noqa: E402
 PROBE_S = 0.8  # to find out whether anybody is there, while looking around
 FORMER_MAX = 20  # writers of former processes that are told, so that nobody waits
 WRITE_SEQ = -1  # of a batch that only carries outputs
+SAID_MAX = 1000  # lines about comrades that can't be had
 LOAD_S = 5.0  # what a former process couldn't tell is read within this
 
 USAGE = """usage: python3 ghost.py [N | ADDRESS]
@@ -106,6 +107,7 @@ class Ghost:
         self._beacons: Optional[discovery.Discovery] = None
         self._is_hearing = False
         self._told = ""
+        self._said: Set[str] = set()  # of comrades that can't be had
         self._addresses: List[str] = []
         self._has_stepped = False
 
@@ -147,6 +149,7 @@ class Ghost:
             self.unwatch,
             self.files.path,
         )
+        self.sandbox.nice = config.nice
         self.sandbox.clean_up()
         self.transfers = transfer.Transfers(
             self.files,
@@ -197,6 +200,7 @@ class Ghost:
             self._ask,
             *(calls.never, calls.never, calls.never, calls.never),
             *(clock, time.time, self.log.write),
+            lambda: settings.rows(self.config, *sandbox.machine()),
         )
         self.calls = calls.Passing(
             calls.GhostSeams(
@@ -470,7 +474,7 @@ class Ghost:
             link_dialled.close()
             end = link_dialled.ended
             if end in (End.WRONG_COOKIE, End.WRONG_VERSION, End.NOT_OURS):
-                self._tell("%s: %s" % (link_dialled.address, end.value))
+                self._tell_once("%s: %s" % (link_dialled.address, link_dialled.why))
             self.step(core.DialEnded(link_dialled.address, end.name))
 
     def _tell_place(self) -> None:
@@ -502,6 +506,12 @@ class Ghost:
     def _tell(self, text: str) -> None:
         self.log.write(text)
         say(text)
+
+    def _tell_once(self, text: str) -> None:
+        """Tell why a comrade can't be had: it is dialled again and again."""
+        if text not in self._said and len(self._said) < SAID_MAX:
+            self._said.add(text)
+            self._tell(text)
 
     def _shown_name(self) -> str:
         return "%s@%s" % (self.config.hostname, self.config.address)

@@ -19,6 +19,9 @@ keeper. At EOF of its pipe (the node has died, or closed it) the watcher kills a
 is below itself. Both start by way of this file, which executes what it stands for: no
 Python is forked, and none stays in memory.
 
+Keepers are niced where the node is told to (LEORONIC_NICE), and so all of their tasks;
+the watcher isn't: it has to kill in time.
+
 A keeper leads a session without a terminal that its tasks share one after the other,
 each in a process group of its own: setsid(1) would cost a task about what a bash does.
 
@@ -197,6 +200,18 @@ def _become_watcher(arguments: List[str]) -> None:
     os.execv("/bin/sh", ["sh", "-c", WATCHER, "leoronic-watcher", *script])
 
 
+def _yield_to_others(nice: int) -> None:
+    """Let what comes of this process wait for other programs: processor and disk."""
+    try:
+        nice = max(nice, os.getpriority(os.PRIO_PROCESS, 0))  # never the other way
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except (AttributeError, OSError):
+        pass  # another system: tasks run as they are
+    # The system call has another number on each kind of machine; the program knows it.
+    ask = ["ionice", "-c", "3", "-p", str(os.getpid())]
+    os.spawnvp(os.P_WAIT, ask[0], ask)  # 127 where there is none
+
+
 def _become_keeper(base: str, directory: str, umask: int, bash: str) -> None:
     report = os.open(base + ".did", os.O_WRONLY)
     try:
@@ -228,15 +243,17 @@ def _sweep() -> None:
 
 
 def main(arguments: List[str]) -> None:
-    runs, directory, umask, bash, role = arguments[:5]
+    runs, directory, umask, bash, nice, role = arguments[:6]
     if role == "sweep":
         _sweep()
         return
     _detach()
     if role == "watcher":
-        _become_watcher(arguments[:4])
-    else:
-        _become_keeper(f"{runs}/{arguments[5]}", directory, int(umask), bash)
+        _become_watcher(arguments[:5])
+        return
+    if int(nice):
+        _yield_to_others(int(nice))
+    _become_keeper(f"{runs}/{arguments[6]}", directory, int(umask), bash)
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ class Links:
 
     def _on_ended(self, link: net.Link, end: End, now: float) -> None:
         if end in (End.WRONG_COOKIE, End.WRONG_VERSION):
-            self._teller.once(link.address, end.value)
+            self._teller.once(link.address, link.why)
         target = self.targets.on_ended(link, now)
         if target is not None and self.targets.is_dead(target.owner):
             self._step(DialRefused(target.owner))

@@ -31,6 +31,7 @@ from typing import Callable, Deque, List, Optional, Tuple
 from points import point
 from wire import (
     FRAME_BYTES_MAX,
+    VERSION,
     BadFrame,
     Decoder,
     End,
@@ -86,6 +87,15 @@ LOST = {
 # What goes with the socket of a link that is given to another process: its number, the
 # two keys, the peer's writer and address.
 HANDED = struct.Struct("!I64s16s15s")
+
+
+def version_words(theirs: int, ours: int) -> str:
+    """Say why two versions can't speak, and which end is to be updated."""
+    older = "this node" if theirs > ours else "that node"
+    return (
+        "it speaks version %d of Leoronic's protocol, this node version %d; update %s: "
+        "copy the newer folder to it and start it again" % (theirs, ours, older)
+    )
 
 
 def _tune(sock: socket.socket) -> None:
@@ -183,6 +193,13 @@ class Link:
     def sent_seq(self) -> int:
         """How many frames have been sealed: what the peer's `heard` is held against."""
         return self._seal.seq
+
+    @property
+    def why(self) -> str:
+        """Why it has ended, in words for a user; '' while it hasn't."""
+        if self.ended is End.WRONG_VERSION:
+            return version_words(self._handshake.version, VERSION)
+        return self.ended.value if self.ended is not None else ""
 
     def send(self, kind: Kind, fields: Fields, body: bytes = b"") -> None:
         """Queue a small frame, before all bulk; only once authenticated."""

@@ -10,6 +10,7 @@ Invariants. The log never stops its process: a disk that is full or hangs costs 
 nothing else. A user's regex can't freeze the loop: a timer's signal interrupts `re`.
 """
 
+import fcntl
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 from queue import SimpleQueue
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
 LOG_LINES_MAX = 1000  # that wait for the disk
@@ -66,13 +67,17 @@ class Search:
 
 
 class LogFile:
-    """The node's log: a line with a date each, begun anew at LOG_BYTES_MAX.
+    """The node's log: a line with a date each, begun anew at `bytes_max`.
 
-    A thread of its own writes it, from the first line on.
+    A thread of its own writes it, from the first line on. A comrade and its relay write
+    one log: which of them begins it anew, and no line is lost by that, a lock on the
+    file decides. Log and log.old are a little more than twice `bytes_max` at most.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
         self.path = path
+        self._bytes_max = bytes_max
+        self._former = (0, 0)  # the file that the last line went to
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._thread: Optional[threading.Thread] = None
 
@@ -98,11 +103,35 @@ class LogFile:
         try:
             with open(self.path, "a", encoding="utf-8", errors="replace") as file:
                 file.write(line)
-                is_long = file.tell() > LOG_BYTES_MAX
-            if is_long:
-                os.replace(self.path, self.path + ".old")
+                is_long = file.tell() > self._bytes_max
+                self._take_along(file.fileno())
+                if is_long:
+                    self._begin_anew(file.fileno())
         except OSError:
             pass
+
+    def _take_along(self, fd: int) -> None:
+        """Let stdout and stderr follow that went to the former log (--background)."""
+        former, self._former = self._former, _identity(fd)
+        for standard in (1, 2):
+            if former != self._former and _identity(standard) == former:
+                os.dup2(fd, standard)
+
+    def _begin_anew(self, fd: int) -> None:
+        """Move this file away, unless the other process has done that meanwhile.
+
+        Else a log that has just begun would take the place of a full log.old.
+        """
+        fcntl.flock(fd, fcntl.LOCK_EX)  # gone with the descriptor
+        found = os.stat(self.path)
+        if (found.st_dev, found.st_ino) == _identity(fd):
+            os.replace(self.path, self.path + ".old")
+
+
+def _identity(fd: int) -> Tuple[int, int]:
+    """Tell an open file from all others."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def say(text: str) -> None:

@@ -168,6 +168,7 @@ class Sandbox:
         wall: Callable[[], float] = time.time,
         umask: int = USER_UMASK,
     ) -> None:
+        self.nice = 0  # of tasks; before the first of them
         self._directory = directory = os.path.abspath(directory)
         self._home = os.path.abspath(home)
         self._records = records = self._home + "/runs"
@@ -181,7 +182,7 @@ class Sandbox:
 
         bash = which("bash", directory, self._environ) or "/bin/bash"
         self._shells = Shells(
-            lambda: Watcher(records, directory, umask, bash, self._environ),
+            lambda: Watcher(records, directory, umask, bash, self._environ, self.nice),
             f"{records}/{os.getpid()}",
             directory,
             (watch, unwatch, self._clerk.do),

@@ -35,6 +35,8 @@ from cookie import WrongSetting as WrongSetting  # for all who import it from he
 
 PORT_DEFAULT = 7117
 PORT_MAX = 65535
+NICE_MOST = 19  # what Linux has
+OF_MACHINE = ("LEORONIC_ADDRESS", "LEORONIC_CORES", "LEORONIC_MEMORY")
 LOCK_NAME = "lock"  # in a state directory: store.py holds its flock while in use
 GHOSTS_MAX = 1000  # state directories of ghosts that are tried on one host
 SIZE_BYTES_MAX = 2**63 - 1  # what SQLite and 64-bit counters hold
@@ -78,6 +80,8 @@ class Settings(NamedTuple):
     relay_core: str  # 'auto' or 'off'
     user_home: str = ""  # the user's home directory; '' = has none
     address_is_given: bool = False  # by the user: it stays, whatever the machine has
+    nice: int = 0  # of tasks; 0 = as this process
+    given: Tuple[str, ...] = ()  # the names that the environment sets
 
 
 # ---- reading the environment
@@ -114,6 +118,8 @@ def read_settings(
         relay_core=_choice(environ, "LEORONIC_RELAY_CORE", ("auto", "off")),
         user_home=user_home,
         address_is_given=bool(_text(environ, "LEORONIC_ADDRESS")),
+        nice=_number(environ, "LEORONIC_NICE", 0, NICE_MOST),
+        given=tuple(n for n in environ if n[:9] == "LEORONIC_" and _text(environ, n)),
     )
     if os.path.realpath(settings.home) == os.path.realpath(directory):
         raise _wrong("LEORONIC_HOME", settings.home, "not the working directory")
@@ -417,33 +423,54 @@ def format_duration(seconds: float) -> str:
 # ---- the table for --help
 
 
-def help_table(settings: Settings, machine_cores: int, machine_memory: int) -> str:
-    """Return the settings with the values in force and what they mean."""
+class Row(NamedTuple):
+    """One setting, as users see it."""
+
+    name: str
+    value: str  # in force
+    origin: str  # environment, default, or the machine
+    meaning: str
+
+
+def rows(settings: Settings, machine_cores: int, machine_memory: int) -> List[Row]:
+    """Return the settings with the values in force."""
     memory = machine_memory if settings.memory is None else settings.memory
-    rows = (
+    discovery = "on" if settings.discovery else "off"
+    table = (
         ("HOME", settings.home, "this node's state; never the working directory"),
         ("ADDRESS", settings.address, "the IPv4 address this node listens on"),
         ("PORT", str(settings.port), "TCP and UDP port; one value per cluster"),
         ("PEERS", " ".join(settings.peers), "addresses to connect to as well"),
-        (
-            "DISCOVERY",
-            "on" if settings.discovery else "off",
-            "on, or off: nothing is sent but to peers",
-        ),
+        ("DISCOVERY", discovery, "on, or off: nothing is sent but to peers"),
         ("COOKIE_FILE", _cookie_in_force(settings), "the cluster's shared secret"),
         ("CORES", str(settings.cores or machine_cores), "cores offered to tasks"),
         ("MEMORY", format_size(memory), "memory offered to tasks"),
         ("TAGS", " ".join(settings.tags), "tags from the start"),
-        (
-            "RELAY_CORE",
-            settings.relay_core,
-            "auto: one of several cores is kept for ghosts' relay; off",
-        ),
+        ("RELAY_CORE", settings.relay_core, "auto: one core is kept for ghosts; off"),
+        ("NICE", str(settings.nice), "1 to 19: tasks yield to other programs"),
     )
-    return "".join(
-        f"  LEORONIC_{name:<12} {value or '(empty)'}\n{'':24}{meaning}\n"
-        for name, value, meaning in rows
-    )
+    return [
+        Row("LEORONIC_" + name, value, _origin(settings, "LEORONIC_" + name), meaning)
+        for name, value, meaning in table
+    ]
+
+
+def _origin(settings: Settings, name: str) -> str:
+    if name in settings.given:
+        return "environment"
+    return "the machine" if name in OF_MACHINE else "default"
+
+
+def lines_of(row: Row) -> Tuple[str, str]:
+    """Return the two lines that show a setting."""
+    value = f"{row.value or '(empty)'} ({row.origin})"
+    return f"  {row.name:<21} {value}", f"{'':24}{row.meaning}"
+
+
+def help_table(settings: Settings, machine_cores: int, machine_memory: int) -> str:
+    """Return the settings with the values in force and what they mean."""
+    found = rows(settings, machine_cores, machine_memory)
+    return "".join(line + "\n" for row in found for line in lines_of(row))
 
 
 # ---- the cookie

@@ -237,6 +237,7 @@ class Watcher:
         umask: int,
         bash: str,
         environ: Mapping[str, str],
+        nice: int = 0,
     ) -> None:
         plain = split_environ(environ)[0].items()
         self._environ = [os.fsencode(f"{name}={value}\0") for name, value in plain]
@@ -246,7 +247,7 @@ class Watcher:
         orders, self._orders = os.pipe()
         self._life, life = os.pipe()  # carries nothing; EOF when the watcher has ended
         try:
-            argv += [runs, directory, str(umask), bash, "watcher"]
+            argv += [runs, directory, str(umask), bash, str(nice), "watcher"]
             self.pid = spawn(argv, environ, orders, life)
         finally:
             os.close(orders)

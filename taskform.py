@@ -11,8 +11,19 @@ what to write; what it lets pass, decoding.decode takes back from disk. Nothing 
 expanded: no glob, no variable, no `~`.
 """
 
+import copy
 import re
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import conditions
 import settings
@@ -198,12 +209,23 @@ def _open_quote(rest: str) -> Wrong:
 
 
 class Draft:
-    """A task as a user wrote it: checked, its FILES not yet read, ids not resolved."""
+    """A task as a user wrote it: checked, its FILES not yet read, ids not resolved.
 
-    def __init__(self, args: Sequence[str], number: int = 0) -> None:
+    `paths` are where its FILES are read, `names` what the task knows them by, and
+    `told_of` those whose renaming in COMMANDS the user is told of.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        number: int = 0,
+        more: Optional[Mapping[str, Callable[[str, str], Any]]] = None,
+    ) -> None:
+        """Read what was written, on that line; `more` are options besides."""
         self.number = number
         self.where = "line %d: " % number if number else ""
-        options, rest = split_options(args, ADD_OPTIONS)
+        options, rest = split_options(args, dict(ADD_OPTIONS, **(more or {})))
+        self.options = options
         _check_count(rest)
         memory, cores, storage, concurrency, texts, files, self.command = rest[:7]
         self.name = rest[7] if len(rest) > FIELDS_LEAST else ""
@@ -224,10 +246,25 @@ class Draft:
             raise Wrong(str(problem)) from None
         self.paths = _check_list("FILES", files)
         _check_command(self.command)
-        if self.name:
+        if self.name and more is None:  # else it is to be filled in: see `varied`
             _check_name(self.name)
         if self.needs.keep_names:
             _check_kept(self.paths)
+        self.names = self.told_of = self.paths
+
+    def varied(
+        self, command: str, name: str, paths: Sequence[str], names: Sequence[str]
+    ) -> "Draft":
+        """Give the same with another command, ID and FILES; Wrong if it can't be."""
+        other = copy.copy(self)
+        other.command, other.name = command, name
+        other.paths, other.names = list(paths), list(names)
+        _check_command(command)
+        if name:
+            _check_name(name)
+        if self.needs.keep_names:
+            _check_kept(other.paths)
+        return other
 
 
 def _check_count(rest: Sequence[str]) -> None:

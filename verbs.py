@@ -18,8 +18,11 @@ import os
 from stat import S_ISREG
 from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
+import completing
 import conditions
+import inforce
 import settings
+import sweep
 from control import (
     PIECE_BYTES,
     SLICE,
@@ -173,6 +176,10 @@ def _add_tasks_str(ctl: Control, call: Call) -> Verb:
     yield from _add_lines(ctl, call, only(call, "STRING"))
 
 
+def _add_sweep(ctl: Control, call: Call) -> Verb:
+    yield from _add(ctl, call, (yield from sweep.drafts(call)))
+
+
 def _add_lines(ctl: Control, call: Call, text: str) -> Verb:
     drafts: List[Draft] = []
     for number, line in enumerate(lines(text), 1):
@@ -207,11 +214,12 @@ def _add(ctl: Control, call: Call, drafts: List[Draft]) -> Verb:
         except (Wrong, No) as problem:
             raise type(problem)(f"{draft.where}{problem}") from None
         if draft.paths and not draft.needs.keep_names:
-            for warning in ctl.acts.renames(draft.command, draft.paths):
+            for warning in ctl.acts.renames(draft.command, draft.told_of):
                 call.err(draft.where + printable(warning))
         if len(tasks) % SLICE == 0:
             yield more_room(call)
-    yield from _send(ctl, call, tasks)
+    if tasks:
+        yield from _send(ctl, call, tasks)
 
 
 def _check_ids(ctl: Control, drafts: List[Draft]) -> Verb:
@@ -248,7 +256,7 @@ def _task(
 ) -> NewTask:
     """Resolve what a draft refers to; ids of earlier lines are in `names`."""
     found = [_resolve(ctl, condition, names) for condition in draft.conditions]
-    named = tuple(file._replace(name=path) for path, file in zip(draft.paths, files))
+    named = tuple(file._replace(name=path) for path, file in zip(draft.names, files))
     if draft.needs.keep_names:
         found += [
             conditions.may_place(kept_name(file.name), file.digest) for file in named
@@ -591,6 +599,8 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "add_task": _add_task,
     "add_tasks": _add_tasks,
     "add_tasks_str": _add_tasks_str,
+    "add_tasks_sweep": _add_sweep,
+    "add_tasks_sweep_text": _add_sweep,  # the values as text, one a line
     "add_tasks_text": _add_tasks_str,  # of a file that a ghost has read
     "del_task": _del_task,
     "get_queue": _get_queue,
@@ -605,4 +615,6 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "drain": _drain,
     "undrain": _drain,
     "stop": _stop,
+    "config": inforce.config,
+    "complete": completing.complete,
 }

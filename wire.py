@@ -414,6 +414,7 @@ class Handshake:
         self.peer: Optional[Hello] = None  # claimed, until there are keys
         self.keys: Optional[Tuple[bytes, bytes]] = None
         self.end: Optional[End] = None
+        self.version = me.version  # the peer's, once its hello begins
         self.received = bytearray()
         self._cookie, self._me, self._roles = cookie, me, roles
         self._cluster = fingerprint(cookie)
@@ -464,7 +465,8 @@ class Handshake:
             return End.NOT_OURS  # at once: what isn't ours may send no more
         if len(hello) < HELLO_START.size:
             return None
-        if HELLO_START.unpack_from(hello)[1] != self._me.version:
+        self.version = HELLO_START.unpack_from(hello)[1]
+        if self.version != self._me.version:
             return End.WRONG_VERSION
         if len(hello) < HELLO.size:
             return None

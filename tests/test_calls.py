@@ -1,6 +1,7 @@
 """Calls that a ghost passes on: both ends joined, then real utilities on loopback."""
 
 import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -406,6 +407,43 @@ def test_what_is_refused_is_refused_in_the_same_words(
         told = err.decode().replace(str(node.directory), "HERE")
         answers.append((code, out, told))
     assert answers[0] == answers[1] and answers[0][0] in (1, 2)
+
+
+def test_a_sweep_at_a_ghost_sends_the_ghosts_files(haunted: Haunted) -> None:
+    ghost = haunted.ghost
+    for name in ("one v.csv", "two.csv"):
+        (ghost.directory / name).write_text(name)
+    code, out, err = ghost.sh(
+        "leoronic_add_sweep --send 1K 1 1K true '' '' 'cat {}; printf %s {/.}' -- *.csv"
+    )
+    ids = out.decode().split()
+    assert (code, err, len(ids)) == (0, b"", 2)
+    assert ghost.wait(*ids) == 0
+    assert [ghost.output(task) for task in ids] == [b"one v.csvone v", b"two.csvtwo"]
+
+
+def test_the_settings_in_force_are_those_of_the_node_that_is_asked(
+    haunted: Haunted,
+) -> None:
+    for node in (haunted.nodes[0], haunted.ghost):
+        rows = {
+            row["name"]: row
+            for row in json.loads(node.call("leoronic_config", "--json"))
+        }
+        for name, value, origin in (
+            ("LEORONIC_ADDRESS", node.address, "environment"),
+            ("LEORONIC_HOME", str(node.home), "environment"),
+            ("LEORONIC_NICE", "0", "default"),
+        ):
+            assert (rows[name]["value"], rows[name]["origin"]) == (value, origin)
+    helped = subprocess.run(
+        ["bash", str(node.program / "leoronic"), "--help"],
+        env=dict(haunted.nodes[0].env),
+        stdout=subprocess.PIPE,
+    ).stdout.decode()
+    told = haunted.nodes[0].call("leoronic_config")
+    assert told and helped.endswith(told)
+    assert haunted.nodes[0].sh("leoronic_config x")[0] == 2
 
 
 def test_tags_and_draining_are_the_ghosts_own(haunted: Haunted) -> None:

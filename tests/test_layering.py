@@ -29,7 +29,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     "tasks": ("keeper taskscript shells places machine sandbox".split(), ["points"]),
     "settings": ("cookie settings process loop".split(), []),
     "control": (
-        "control taskform listing verbs clients".split(),
+        "control taskform sweep listing inforce completing verbs clients".split(),
         ["core", "settings", "points"],
     ),
     "cluster": (

@@ -1,8 +1,12 @@
 """What a role's process needs of its system: its log, on good disks and on bad ones."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+from helpers import CHECKOUT
 
 import process
 from process import LogFile
@@ -51,3 +55,71 @@ def test_a_disk_that_hangs_holds_up_neither_writing_nor_closing_the_log(
 def test_a_log_to_which_nothing_was_written_closes_at_once(tmp_path: Path) -> None:
     LogFile(str(tmp_path / "log")).close(10)
     assert os.listdir(str(tmp_path)) == []
+
+
+# ---- a log of two processes
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from process import LogFile
+log = LogFile(sys.argv[2], int(sys.argv[3]))
+for i in range(int(sys.argv[4])):
+    log.write("%s %d %s" % (sys.argv[5], i, "x" * 100))
+    while log._lines.qsize() > 100:
+        pass
+log.close(60)
+"""
+
+
+def test_who_comes_too_late_to_begin_the_log_anew_leaves_the_new_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    main, relay = LogFile(str(path), 100), LogFile(str(path), 100)
+    main._append("x" * 90)
+    with open(str(path), "a") as late:  # the relay is about to write its line
+        main._append("full" * 10)
+        assert not path.exists()
+        main._append("new")
+        late.write("late")
+        late.flush()
+        relay._begin_anew(late.fileno())
+    assert path.read_text() == "new"
+    assert (tmp_path / "log.old").read_text() == "x" * 90 + "full" * 10 + "late"
+
+
+def test_two_processes_lose_no_line_while_the_log_begins_anew(tmp_path: Path) -> None:
+    lines, size = 2000, len("2026-01-01 00:00:00 a 1000 " + "x" * 100 + "\n")
+    bytes_max = int(2 * lines * size * 0.6)  # reached once
+    writers = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", WRITER, str(CHECKOUT), str(tmp_path / "log")),
+                *(str(bytes_max), str(lines), name),
+            ]
+        )
+        for name in "ab"
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    whole = (tmp_path / "log.old").read_text() + (tmp_path / "log").read_text()
+    found = [line.split()[2:4] for line in whole.splitlines()]
+    assert sorted(found) == sorted(
+        [name, str(i)] for name in "ab" for i in range(lines)
+    )
+    assert (tmp_path / "log.old").stat().st_size < bytes_max + 3 * size
+
+
+def test_stderr_that_goes_to_the_log_goes_on_to_the_new_one(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from process import LogFile\n"
+        "path = sys.argv[2]; log = LogFile(path, 50)\n"
+        "fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
+        "os.dup2(fd, 2)\n"
+        "for i in range(3): log._append('x' * 30 + chr(10))\n"
+        "os.write(2, b'by stderr')\n"
+    )
+    path = tmp_path / "log"
+    argv = [sys.executable, "-c", script, str(CHECKOUT), str(path)]
+    assert subprocess.run(argv).returncode == 0
+    assert path.read_text() == "x" * 30 + "\nby stderr"

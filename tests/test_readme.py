@@ -169,6 +169,7 @@ def test_the_settings_are_those_that_are_read(monkeypatch, tmp_path):
         "DISCOVERY": "on" if bare.discovery else "off",
         "TAGS": "" if not bare.tags else "?",
         "RELAY_CORE": bare.relay_core,
+        "NICE": str(bare.nice),
     }
     for name, value in defaults.items():
         shown = rows["LEORONIC_" + name]

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -1147,3 +1148,42 @@ def test_closing_with_runs_kills_them(tmp_path: Path) -> None:
     assert gone([pid], 5)
     assert not below_here(tmp_path)
     assert [n for n in os.listdir(tmp_path / "home" / "runs") if n != "environ"] == []
+
+
+# ---- yielding to other programs
+
+
+@pytest.mark.parametrize("nice", [0, 7])
+def test_all_that_a_task_starts_is_as_nice_as_the_node_was_told(
+    box: Box, nice: int
+) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    box.box.nice = nice
+    end = box.run("nice; (nice); setsid nice; ionice 2>/dev/null")
+    levels = (end.out.data or b"").decode().split("\n")
+    assert levels[:3] == [str(max(nice, own))] * 3
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    if nice and shutil.which("ionice"):
+        ask = ["ionice", "-c", "3", "ionice"]  # a machine may have no such classes
+        assert levels[3] == subprocess.check_output(ask).decode().strip()
+
+
+def test_without_ionice_tasks_run_all_the_same(tmp_path: Path) -> None:
+    for name in ("bash", "env", "nice"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "box").mkdir()
+    box = Box(tmp_path / "box", dict(ENVIRON, PATH=str(tmp_path)))
+    box.box.nice = 19
+    try:
+        assert output(box.run("nice")) == (b"19\n", b"")
+    finally:
+        box.box.close()
+    assert gone(below_here(tmp_path), 5.0)
+
+
+def test_the_watcher_which_has_to_kill_in_time_is_not_niced(box: Box) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    box.box.nice = 7
+    box.run("true")
+    watcher = box.box._shells._watcher
+    assert watcher and os.getpriority(os.PRIO_PROCESS, watcher.pid) == own

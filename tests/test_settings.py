@@ -408,17 +408,25 @@ def test_help_lists_every_setting_with_the_value_in_force(read, tmp_path):
             name, value = line.strip().split(None, 1)
             values[name[len("LEORONIC_") :]] = value
     assert values == {
-        "HOME": found.home,
-        "ADDRESS": "127.0.0.5",
-        "PORT": "7200",
-        "PEERS": "(empty)",
-        "DISCOVERY": "off",
-        "COOKIE_FILE": str(tmp_path / "program" / NAME),
-        "CORES": "3",
-        "MEMORY": "2G",
-        "TAGS": "gpu ssd",
-        "RELAY_CORE": "auto",
+        "HOME": found.home + " (default)",
+        "ADDRESS": "127.0.0.5 (environment)",
+        "PORT": "7200 (environment)",
+        "PEERS": "(empty) (default)",
+        "DISCOVERY": "off (environment)",
+        "COOKIE_FILE": str(tmp_path / "program" / NAME) + " (default)",
+        "CORES": "3 (environment)",
+        "MEMORY": "2G (the machine)",
+        "TAGS": "gpu ssd (environment)",
+        "RELAY_CORE": "auto (default)",
+        "NICE": "0 (default)",
     }
+
+
+@pytest.mark.parametrize("text", ["20", "-1", "x", "1.5"])
+def test_niceness_is_a_whole_number_from_0_to_19(read, text):
+    with pytest.raises(settings.WrongSetting) as problem:
+        read(NICE=text)
+    assert "LEORONIC_NICE" in str(problem.value)
 
 
 def test_help_names_the_cookie_that_would_be_used(read, tmp_path):

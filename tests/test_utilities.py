@@ -140,9 +140,9 @@ def ask(
 
 # ---- sourcing
 
-FUNCTIONS = """add_task add_tasks_from_file add_tasks_from_str del_task get_queue
-    get_output wait why nodes add_tag del_tag get_tags task_format drain undrain
-    stop""".split()
+FUNCTIONS = """add_task add_sweep add_tasks_from_file add_tasks_from_str del_task
+    get_queue get_output wait why nodes add_tag del_tag get_tags task_format drain
+    undrain stop config""".split()
 HOSTILE = r"""
 	shopt -s nullglob failglob nocasematch expand_aliases
 	set -o posix -o noclobber -o noglob -o errtrace -o functrace -o pipefail -eu
@@ -230,7 +230,7 @@ def test_each_function_passes_all_its_arguments_on(
     call = b"leoronic_%s" % name.encode()
     odd = b"--flag '' ' a  b ' '*' $'new\\nline\\n' '$(id)' '\\' -- -n '%s' '\xff\xe9'"
     assert ask(control, call + b" " + odd + b"; " + call) == (0, b"", b"")
-    verb = name.replace("_from", "").encode()
+    verb = name.replace("_from", "").replace("add_sweep", "add_tasks_sweep").encode()
     given = [b"--flag", b"", b" a  b ", b"*", b"new\nline\n", b"$(id)", b"\\", b"--"]
     given += [b"-n", b"%s", b"\xff\xe9"]
     assert [r.arguments for r in control.requests] == [[verb] + given, [verb]]
@@ -316,6 +316,29 @@ def test_a_stream_with_a_nul_is_refused(control: FakeControl) -> None:
     code, out, err = ask(control, script)
     assert (code, out, control.requests) == (2, b"", [])
     assert b"holds a NUL byte" in err and err.count(b"\n") == 1
+
+
+# ---- values of a sweep
+
+
+@pytest.mark.parametrize("options", ["", HOSTILE], ids=["plain", "hostile"])
+def test_values_on_stdin_go_as_one_text_before_the_fields(
+    options: str, control: FakeControl
+) -> None:
+    call = options + "leoronic_add_sweep --send 1 2 3 true '' '' 'e {}'"
+    text = b" a\\ b \n\xff\n\n"
+    assert ask(control, call, b"L n-1\nX 0\n", stdin=text) == (0, b"n-1\n", b"")
+    fields = b"--send 1 2 3 true   e".split(b" ")[:-1] + [b"e {}"]
+    assert [r.arguments for r in control.requests] == [
+        [b"add_tasks_sweep_text", text, *fields]
+    ]
+
+
+def test_a_nul_among_the_values_on_stdin_is_refused(control: FakeControl) -> None:
+    call = "set -e; leoronic_add_sweep 1 2 3 true '' '' e || echo $?"
+    code, out, err = ask(control, call, stdin=b"a\0b")
+    assert (code, out, control.requests) == (0, b"2\n", [])
+    assert b"NUL" in err and err.count(b"\n") == 1
 
 
 # ---- the answer
@@ -639,3 +662,58 @@ def test_the_comrade_is_told_which_are_terminals_and_how_wide(
         shell.expect(b"PROMPT")
     told = [(r.columns, r.terminals) for r in control.requests]
     assert told == [(b"80", b""), (b"132", b""), (b"99", b"12"), (b"99", b"02")]
+
+
+# ---- Tab
+
+
+@pytest.mark.parametrize(
+    "options", [b":", b"set -u", b"set -o posix", b"IFS=o-1; set -f; set -o noclobber"]
+)
+def test_tab_offers_what_the_comrade_says(control: FakeControl, options: bytes) -> None:
+    control.answer = b"L one-1\nX 0\n"
+    with terminal(control) as shell:
+        shell.type(options + b"\n")
+        shell.expect(b"PROMPT")
+        shell.type(b"leoronic_wait --timeout 5 on\t")
+        shell.expect(b"one-1 ")
+        shell.type(b"; echo =$?=\n")
+        shell.expect(b"=0=")
+    words = [b"complete", b"3", b"leoronic_wait", b"--timeout", b"5", b"on"]
+    assert [r.arguments for r in control.requests][0] == words
+
+
+def test_tab_without_a_comrade_gives_nothing_and_no_message(
+    control: FakeControl,
+) -> None:
+    control.close()
+    with terminal(control) as shell:
+        shell.type(b"leoronic_wait on\t\t; echo =$?=\n")
+        seen = shell.expect(b"=3=")
+        assert seen.count(NO_COMRADE) == 1  # of the call itself, not of Tab
+        assert b"leoronic_wait on" in seen.replace(b"\x07", b"")
+
+
+def test_tab_in_a_shell_that_ends_at_errors_ends_nothing(control: FakeControl) -> None:
+    control.close()
+    with terminal(control) as shell:
+        shell.type(b"set -eu\n")
+        shell.expect(b"PROMPT")
+        shell.type(b"leoronic_wait on\t\t\x15echo =$-=\n")
+        shell.expect(b"\n=")
+        assert b"e" in shell.expect(b"=")
+
+
+def test_every_function_has_its_completion_in_an_interactive_shell(
+    control: FakeControl,
+) -> None:
+    listed = bash('. "$U"; complete -p', environment(None))[1]
+    assert listed == b""  # no terminal, no completion
+    with terminal(control) as shell:
+        shell.type(b'complete -p >"$LEORONIC_HOME/all"; echo =$?=\n')
+        shell.expect(b"=0=")
+    found = (control.home / "all").read_text().split()
+    names = [
+        name for name in found if name.startswith("leoronic_") and "__" not in name
+    ]
+    assert sorted(names) == sorted("leoronic_" + name for name in FUNCTIONS)
