@@ -149,7 +149,7 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.HEARTBEAT: Row("n heard root", _C, _C, "LDR"),
     Kind.MEMBER: Row(
         "id writer starts seq name address role cores memory free_memory free_disk"
-        " holds tags draining links claim ready dead",
+        " holds tags draining stuck links claim ready dead follows call heeds",
         *(_C, _C, "LDR"),
     ),
     Kind.RECORDS: Row("n r store", _C, _C, "LDR", Kind.GOT),
