@@ -188,7 +188,8 @@ def test_the_utilities_are_those_that_there_are():
     assert set(names) == real
     assert len(names) == len(real)
     mentioned = set(re.findall(r"(?<!\.)\bleoronic_[a-z]\w*", README))
-    assert mentioned - real == {"leoronic_utilities", "leoronic_demo"}
+    programs = {"leoronic_utilities", "leoronic_demo", "leoronic_install"}
+    assert mentioned - real == programs
 
 
 def test_the_conditions_are_the_grammar():
