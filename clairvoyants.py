@@ -164,12 +164,8 @@ class Clairvoyants:
         """The clairvoyant is lost: find another; it first, if it may be there."""
         lost, self.at = self.at, ""
         self._lost = lost
-        first = [self.home, lost] if may_be_there else [self.home]
-        others = [a for a in in_order(self.known) if a not in (lost, self.home)]
-        line = [*first, *others]
-        if not may_be_there:
-            line = [a for a in line if a != lost]
-        self._line = [a for a in dict.fromkeys(line) if a]
+        line = dict.fromkeys([self.home, lost, *in_order(self.known)])
+        self._line = [a for a in line if a and (a != lost or may_be_there)]
         self._rounds = 0
         if now - self._up_at < STEADY_S:
             self._quick += 1

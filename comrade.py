@@ -39,6 +39,7 @@ import calls  # noqa: E402
 import discovery  # noqa: E402
 import effects as core  # noqa: E402
 import links  # noqa: E402
+import machine  # noqa: E402
 import outputs  # noqa: E402
 import places  # noqa: E402
 import relaying  # noqa: E402
@@ -196,7 +197,7 @@ class Comrade:
         )
 
     def _open_core(self) -> None:
-        machine = sandbox.machine()
+        found = machine.machine()
         rows = [json.loads(data) for _, data in self.store.load()]
         meta = {name: data.decode("ascii") for name, data in self.store.meta.items()}
         writer = os.urandom(8).hex()
@@ -205,7 +206,7 @@ class Comrade:
         node_id = meta.get("node_id") or os.urandom(8).hex()
         config = self.config
         me = core.Identity(node_id, writer, config.hostname, config.address, starts)
-        cores, memory = config.cores or machine.cores, config.memory or machine.memory
+        cores, memory = config.cores or found.cores, config.memory or found.memory
         self.node = Node(me, cores, memory, config.tags, Search())
         self.known: Dict[str, str] = json.loads(meta.get("members", "{}"))
         self._remember("node_id", node_id)
@@ -215,7 +216,7 @@ class Comrade:
             self.files,
             self.node.queue,
             self.node.files,
-            lambda: sandbox.free_disk(config.home),
+            lambda: machine.free_disk(config.home),
             self.log.write,
         )
         self.node.files.update(self.files.all())
@@ -623,7 +624,7 @@ def ask_lan(config: settings.Settings) -> None:
 
 def in_force(config: settings.Settings, address: str) -> List[settings.Row]:
     """Give the settings as they are now: a router may have given another address."""
-    return settings.rows(config._replace(address=address), *sandbox.machine())
+    return settings.rows(config._replace(address=address), *machine.machine())
 
 
 def relay_core() -> Optional[int]:
@@ -728,8 +729,7 @@ def main(args: Sequence[str]) -> int:
             return EXIT_DONE
         config = settings.read_settings(os.environ, program)
         if args == ["--help"]:
-            machine = sandbox.machine()
-            table = settings.help_table(config, machine.cores, machine.memory)
+            table = settings.help_table(config, *machine.machine())
             print(USAGE + table, end="")
             return EXIT_DONE
         if args == ["--background"]:

@@ -40,6 +40,7 @@ import calls  # noqa: E402
 import clairvoyants  # noqa: E402
 import discovery  # noqa: E402
 import effects as core  # noqa: E402
+import machine  # noqa: E402
 import net  # noqa: E402
 import outputs  # noqa: E402
 import sandbox  # noqa: E402
@@ -180,13 +181,13 @@ class Ghost:
         )
 
     def _open_core(self) -> None:
-        config, machine = self.config, sandbox.machine()
+        config, found = self.config, machine.machine()
         rows = [json.loads(data) for _, data in self.store.load()]
         meta = {name: data.decode("ascii") for name, data in self.store.meta.items()}
         writer = os.urandom(8).hex()
         former = meta.get("writers", "").split()[-FORMER_MAX:]
         me = core.Identity(writer, writer, config.hostname, config.address)
-        cores, memory = config.cores or machine.cores, config.memory or machine.memory
+        cores, memory = config.cores or found.cores, config.memory or found.memory
         self.node = GhostNode(me, cores, memory, config.tags, self.choice)
         self.node.load(rows, former)
         self._addresses = meta.get("comrades", "").split()
@@ -200,7 +201,7 @@ class Ghost:
             self._ask,
             *(calls.never, calls.never, calls.never, calls.never),
             *(clock, time.time, self.log.write),
-            lambda: settings.rows(self.config, *sandbox.machine()),
+            lambda: settings.rows(self.config, *machine.machine()),
         )
         self.calls = calls.Passing(
             calls.GhostSeams(

@@ -385,8 +385,8 @@ class Mesh:
             claim = None
         elif claim and len(self.claims()) == 1:
             claim = [claim[0], len(self.component)]
-        followed = self._facts_of(first)
-        heeds = [followed["writer"], followed["call"]]
+        other = self.members.get(first)
+        heeds = [other.writer, other.facts["call"]] if other else self._own_call()
         self.tell(follows=first, heeds=heeds, claim=claim, term=self.term)
 
     def _next_change(self, now: float) -> Optional[float]:
@@ -400,11 +400,6 @@ class Mesh:
         graph = {i: member.facts["links"] for i, member in self.members.items()}
         graph[self.node_id] = self.facts["links"]
         return graph
-
-    def _facts_of(self, node_id: str) -> Facts:
-        if node_id == self.node_id:
-            return dict(self.facts, writer=self.writer)
-        return self.members[node_id].facts
 
     def hop(self, target: str) -> Optional[str]:
         """Give the peer over which a member of the component is reached."""
@@ -457,8 +452,11 @@ class Mesh:
         )
 
     def _heeds_me(self, facts: Facts) -> bool:
-        heeded = [self.writer, self.facts["call"]]
-        return bool(facts["follows"] == self.node_id and facts["heeds"] == heeded)
+        is_mine: bool = facts["heeds"] == self._own_call()
+        return is_mine and facts["follows"] == self.node_id
+
+    def _own_call(self) -> List[Any]:
+        return [self.writer, self.facts["call"]]
 
     def claim(self) -> int:
         """Take a term for granting; one above all known unless we hold it already."""

@@ -227,9 +227,9 @@ class Node:
         for run_key, (writer, key) in list(self.coordinator.living.items()):
             if writer in ours:
                 self.queue.advance(key, run_key, "lose", {})
-        authors = (split_key(key)[1] for key in self.queue.records)
-        others = set(known) or {next((w for w in authors if w not in ours), "")}
-        self.coordinator.begin(others - {""}, now)
+        # Writers are no ids and never met: they are waited for as long as may be.
+        others = set(known) or {split_key(key)[1] for key in self.queue.records} - ours
+        self.coordinator.begin(others, now)
         self.mesh.tell(ready=not self.coordinator.wait_for)
         self.purge.begin(self.durable.hours, now)
         self.room.refresh()  # What is free here is told with the first facts.

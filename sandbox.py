@@ -2,7 +2,7 @@
 
 Rules: what a task can do to its node is dealt with here and in the files that only this
 one imports: shells.py (what tasks run in), keeper.py (those shells themselves, and the
-process table) and places.py (necessary files). machine.py tells what the machine has.
+process table) and places.py (necessary files). What the machine has: machine.py.
 
 How it works. A run goes
 
@@ -39,7 +39,7 @@ from typing import (
 )
 
 from keeper import Process, below, leftovers, processes, signal_all
-from machine import Machine, free_disk, free_memory, machine, which
+from machine import which
 from places import Places, Worker, raw, renames, unique_name
 from points import point
 from shells import Keeper, Shells, Told, Watcher, tried
@@ -56,8 +56,7 @@ KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 USER_UMASK = os.umask(0o077)  # read as early as can be: the node sets its own
 os.umask(USER_UMASK)
 
-__all__ = ["Machine", "Sandbox", "free_disk", "free_memory", "machine"]
-__all__ += ["renames", "unique_name"]
+__all__ = ["Sandbox", "renames", "unique_name"]
 
 
 class Job(NamedTuple):

@@ -223,6 +223,7 @@ class Sweep:
     def __init__(self, args: Sequence[str]) -> None:
         self.draft = Draft(args, more={"--send": flag})
         self.sends = self.draft.options.get("--send", False)
+        self.is_renamed = self.sends and not self.draft.needs.keep_names
         self.reader = read(self.draft.command)
 
     def fill(self, number: int, value: str) -> Draft:
@@ -231,32 +232,28 @@ class Sweep:
         sent = ""
         if self.sends:
             sent = self._sent(value)
-            if not self.draft.needs.keep_names or value not in paths:
+            if self.is_renamed or value not in paths:
                 paths.append(value)
-                names.append(value if self.draft.needs.keep_names else sent)
+                names.append(sent if self.is_renamed else value)
         command, count = self._command(number, value, sent)
-        if self.sends and not self.draft.needs.keep_names:
-            if command.count(sent) != count:
-                remedy = "rename it, or send it as one of FILES"
-                raise Wrong(
-                    told("its name can't be told apart in COMMAND", value, remedy)
-                )
+        if self.is_renamed and command.count(sent) != count:
+            remedy = "rename it, or send it as one of FILES"
+            raise Wrong(told("its name can't be told apart in COMMAND", value, remedy))
         name = self._plain(self.draft.name, number, value)
         return self.draft.varied(command, name, paths, names)
 
     def _sent(self, value: str) -> str:
         if not value or len(value) > PIECE_CHARS_MAX:
             raise Wrong(told("it can't be the name of a file", value, "name a file"))
-        return kept_name(value) if self.draft.needs.keep_names else SENT + _last(value)
+        return SENT + _last(value) if self.is_renamed else kept_name(value)
 
     def _command(self, number: int, value: str, sent: str) -> Tuple[str, int]:
         """Give the command, and how often the sent file stands in it."""
         pieces: List[str] = []
         count = 0
-        is_copy = self.sends and not self.draft.needs.keep_names
         for before, name, within in self.reader.places:
             pieces.append(before)
-            if name == "{}" and is_copy and within is not NUMBER:
+            if name == "{}" and self.is_renamed and within is not NUMBER:
                 pieces.append(sent)
                 count += 1
             elif name == "{#}":

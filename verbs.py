@@ -22,7 +22,6 @@ import completing
 import conditions
 import inforce
 import settings
-import sweep
 from control import (
     PIECE_BYTES,
     SLICE,
@@ -42,17 +41,7 @@ from control import (
     to_bytes,
     told,
 )
-from effects import (
-    Abandon,
-    Add,
-    Delete,
-    Drain,
-    NewTask,
-    Refresh,
-    Stop,
-    Sync,
-    Tags,
-)
+from effects import Abandon, Add, Delete, Drain, NewTask, Refresh, Stop, Sync, Tags
 from listing import (
     NODE_HEADS,
     Bar,
@@ -177,6 +166,8 @@ def _add_tasks_str(ctl: Control, call: Call) -> Verb:
 
 
 def _add_sweep(ctl: Control, call: Call) -> Verb:
+    import sweep  # a grammar that most nodes never need
+
     yield from _add(ctl, call, (yield from sweep.drafts(call)))
 
 

@@ -13,6 +13,7 @@ Invariants. What a grant was based on is checked once more just before the start
 from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
 
 import conditions
+import machine
 import sandbox
 from effects import Facts, RunRefused, RunStarted, Start
 
@@ -45,8 +46,8 @@ class Workplace:
     def check(self, asked: Sequence[str]) -> None:
         """Say which conditions hold here and what is free."""
         found = frozenset(text for text in asked if self._holds(text))
-        free = None if self._has_memory_set else sandbox.free_memory()
-        disk = sandbox.free_disk(self._directory)
+        free = None if self._has_memory_set else machine.free_memory()
+        disk = machine.free_disk(self._directory)
         self._seams.step(Facts(found, free, disk))
 
     def _holds(self, text: str) -> bool:
@@ -90,9 +91,9 @@ class Workplace:
         for text in needs.conditions:
             if conditions.is_worker(conditions.unwire(text)) and not self._holds(text):
                 return text + " no longer holds"
-        if sandbox.free_disk(self._directory) < needs.disk:
+        if machine.free_disk(self._directory) < needs.disk:
             return "not enough free disk space"
-        if not self._has_memory_set and sandbox.free_memory() < needs.memory:
+        if not self._has_memory_set and machine.free_memory() < needs.memory:
             return "not enough free memory"
         return ""
 

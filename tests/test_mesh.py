@@ -51,6 +51,17 @@ class View:
     def call(self) -> int:
         return int(self.mesh.facts["call"])
 
+    def join(self, *links: str) -> None:
+        """Let c join, over a new link, and heed the call that follows."""
+        self.link("c")
+        self.hear("c", 1, links, 0)
+        self.hear("c", 2, links, self.call)
+
+    def hear_all(self) -> None:
+        """Frames came and were echoed just now, over the link to c."""
+        link = self.mesh.links["c"]
+        link.heard_at = link.echoed_at = self.now
+
     def may_grant(self) -> bool:
         return self.mesh.may_grant(self.now)
 
@@ -84,13 +95,11 @@ def test_a_component_that_shrinks_needs_no_new_answer():
 
 def test_who_is_named_by_a_member_but_not_known_yet_is_waited_for():
     view = View()
-    view.link("c")
-    view.hear("c", 1, ["a", "b"], 0)
-    view.hear("c", 2, ["a", "b"], view.call)
+    view.join("a", "b")
     assert view.mesh.component == {"a", "c"}
     assert not view.may_grant()
     view.now += FREEZE_S
-    view.mesh.links["c"].heard_at = view.mesh.links["c"].echoed_at = view.now
+    view.hear_all()
     assert view.may_grant()  # b is heard by c alone, or its facts are lost
 
 
@@ -105,13 +114,11 @@ def test_a_new_link_is_waited_for_until_its_peer_is_in_the_component():
 
 def test_a_link_that_dropped_out_never_counts_again():
     view = View()
-    view.link("c")
-    view.hear("c", 1, ["a"], 0)
-    view.hear("c", 2, ["a"], view.call)
+    view.join("a")
     view.now += SUSPECT_S
     view.mesh.refresh(view.now)
     assert view.mesh.component == {"a"}
-    view.mesh.links["c"].heard_at = view.mesh.links["c"].echoed_at = view.now
+    view.hear_all()
     view.mesh.refresh(view.now)
     assert view.mesh.component == {"a"}
     view.link("c")
