@@ -66,7 +66,6 @@ class Adding:
             if group:
                 self._stage(message.ticket, bulk, new)
             del self._bulk[message.ticket]
-            self.durable.replica.release(bulk.new)
             self.durable.pledge(message.ticket, bulk.keys, bulk.new, now, group)
 
     def _add_one(self, task: NewTask, bulk: Bulk, wall: float) -> str:
@@ -75,7 +74,8 @@ class Adding:
         bulk.keys.append(key)
         if bulk.error or key in self.queue.records:
             return ""
-        self.room.files.update(file.digest for file in task.needs.files)
+        if task.needs.files:
+            self.room.files.update(file.digest for file in task.needs.files)
         self.durable.matcher.blocked.add(key)
         self.durable.replica.held.add(key)
         self.queue.add(key, task.command, task.needs, self.me.name, wall, task.name)

@@ -1,4 +1,4 @@
-"""Whom to dial: the addresses that are known, and how a comrade looks for more.
+"""Whom to dial: which addresses are known, looked for, and told to the user.
 
 Reason for this file beside links.py: which address is dialled when is a concern of its
 own, with bounds of its own; links.py is about who answers there.
@@ -18,7 +18,7 @@ take HINT_DIALS_MAX of the slots and no named address's place. Names are never r
 
 import socket
 import sys
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 import discovery
 import net
@@ -27,6 +27,9 @@ from wire import End
 DIALS_MAX = 8  # under way at once: old machines have slow networks too
 HINT_DIALS_MAX = 4  # of these to addresses from which nobody has proved himself yet
 HINT_TRIES = 3  # dials in vain to a beacon's address; the next beacon brings it back
+STRANGE_S, STRANGE_MAX = 150.0, 16  # of another version: so long, so many are told of
+TELL_INTERVAL_S = 1.0  # between lines about strangers (FAULTS 42)
+OTHER_COOKIE_S = 1.0  # a cookie that was refused may be followed by one that counts
 ADDRESSES_MAX = 300  # known at once, besides the user's
 PUT_OFF_S = 10.0  # before the next dial to who can't be linked as things are
 STEADY_S = 2.0  # a link that held so long is dialled anew at once
@@ -49,6 +52,54 @@ def is_unicast(address: str) -> bool:
     except (OSError, TypeError, ValueError):
         return False
     return 0 < packed[0] < 224
+
+
+class Teller:
+    """Tells the user about others, neither the same twice nor at any rate."""
+
+    def __init__(self, clock: Callable[[], float], say: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._say = say
+        self._said: Set[Tuple[str, str]] = set()
+        self._said_at = float("-inf")
+        self._refused: Dict[str, float] = {}  # address -> when its cookie was
+        self._noted: Dict[str, Tuple[float, str]] = {}  # address -> when, why
+
+    def once(self, about: str, what: str, is_noted: bool = False) -> None:
+        """Say this unless it was said, or something else just now; note it."""
+        now = self._clock()
+        if is_noted:
+            self._noted.pop(about, None)
+            self._noted[about] = (now, what)
+            if len(self._noted) > STRANGE_MAX:
+                del self._noted[next(iter(self._noted))]
+        is_new = (about, what) not in self._said and len(self._said) < ADDRESSES_MAX
+        if is_new and now >= self._said_at + TELL_INTERVAL_S:
+            self._said.add((about, what))
+            self._said_at = now
+            self._say("%s: %s" % (about, what))
+
+    def noted(self) -> Dict[str, str]:
+        """Give the addresses that were noted lately, and why."""
+        recent = self._clock() - STRANGE_S
+        return {a: why for a, (at, why) in self._noted.items() if at >= recent}
+
+    def refuse(self, address: str, now: float) -> None:
+        """Note another cookie; it is told unless the next one counts."""
+        if len(self._refused) < ADDRESSES_MAX:
+            self._refused.setdefault(address, now)
+
+    def forgive(self, address: str) -> None:
+        """Somebody there has proved himself."""
+        self._refused.pop(address, None)
+
+    def tick(self, now: float) -> Optional[float]:
+        """Tell of other cookies; give the next time."""
+        for address, at in list(self._refused.items()):
+            if now >= at + OTHER_COOKIE_S:
+                del self._refused[address]
+                self.once(address, End.WRONG_COOKIE.value)
+        return min((at + OTHER_COOKIE_S for at in self._refused.values()), default=None)
 
 
 class Target:
@@ -185,6 +236,18 @@ class Targets:
                 target.failures = 0 if is_steady else target.failures + 1
                 target.next_at = now + (0.0 if is_steady else self._delay(target))
 
+    def failing(self, linked: Set[str], owners: Set[str]) -> List[Tuple[str, str]]:
+        """Give the addresses that can't be had, and how the last dial ended there.
+
+        Hints don't count, nor an address of a node that is linked by another.
+        """
+        return [
+            (address, target.verdict.name)
+            for address, target in sorted(self.all.items())
+            if target.verdict is not None and target.tries is None
+            if address not in linked and target.owner not in owners
+        ]
+
     def is_dead(self, owner: str) -> bool:
         """Say whether it refuses where its link was, and isn't elsewhere either."""
         its = [target for target in self.all.values() if target.owner == owner]
@@ -303,6 +366,7 @@ class Lookout:
         self._beacons, self._sweep, self._targets = beacons, sweep, targets
         self._watch, self._unwatch = watch, unwatch
         self._is_hearing = False
+        self.heard: Set[str] = set()  # addresses whose broadcasts reach this node
 
     def tick(
         self, now: float, is_lonely: bool, on_read: Callable[[], None]
@@ -327,6 +391,8 @@ class Lookout:
                 others.append(hint.address)
                 continue
             target = self._targets.add(hint.address, HINT_TRIES)
+            if len(self.heard) < ADDRESSES_MAX:
+                self.heard.add(hint.address)
             if target is not None:
                 target.next_at = min(target.next_at, now)  # it has just come up
         return others

@@ -28,17 +28,37 @@ Invariants
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import doctor
+import facts
+import filecalls
+import rotation
+import sending
 from clients import CLIENTS_MAX
-from control import Call, Control, Until, Verb, to_bytes
+from control import (
+    NO_COMRADE,
+    NO_COMRADE_TEXT,
+    Call,
+    Control,
+    Until,
+    Verb,
+    to_bytes,
+)
 from net import URGENT_BYTES_MAX
 from record import File
+from steering import names_node
 from store import Kept
-from verbs import DISK_ERRORS, VERBS, read_list
+from verbs import DISK_ERRORS, read_list
+from verbs import VERBS as OF_NODES
 
 PIECE_BYTES = 16384  # of a request or an answer: a heartbeat waits for no more
 PATH_BYTES_MAX = 4096  # Linux' own; a longer one can't be opened
-NO_COMRADE = 3  # the exit code, as leoronic_utilities'
-OWN = frozenset(("config", "add_tag", "del_tag", "get_tags", "stop", "task_format"))
+BY_LETTER = dict(filecalls.VERBS, **sending.VERBS, **doctor.VERBS)
+VERBS = dict(OF_NODES, **BY_LETTER, **rotation.VERBS)  # all there are, on any node
+# What concerns this very machine, or begins at it.
+OWN = frozenset(
+    ("config", "add_tag", "del_tag", "get_tags", "stop", "task_format")
+    + tuple(BY_LETTER)
+)
 
 assert CLIENTS_MAX * PIECE_BYTES < URGENT_BYTES_MAX  # all of a ghost's clients at once
 
@@ -87,10 +107,7 @@ class Passing:
         """Let the clairvoyant answer a call, with these arguments."""
         peer = self.seams.peer()
         if not peer:
-            call.err(
-                "no comrade is reachable from here; found that this ghost is looking "
-                "for one; start one with: bash leoronic"
-            )
+            call.err(NO_COMRADE_TEXT)
             call.end(NO_COMRADE)
             return
         words = [str(len(args)), call.cwd, str(call.columns), call.tty, *args]
@@ -193,8 +210,8 @@ def ghost_verbs(passing: Passing) -> Dict[str, Serve]:
         yield Until(None)
 
     def drain(ctl: Control, call: Call) -> Verb:
-        is_own = len(call.args) == 1
-        yield from (VERBS[call.args[0]] if is_own else passed)(ctl, call)
+        is_passed = names_node(call)
+        yield from (passed if is_passed else VERBS[call.args[0]])(ctl, call)
 
     verbs: Dict[str, Serve] = {name: passed for name in VERBS}
     verbs.update({name: VERBS[name] for name in OWN})
@@ -285,7 +302,7 @@ class Serving:
         self.control.on_closed(served.call)
 
     def _on_call(self, peer: str, fields: Fields) -> None:
-        number = int(fields["call"])
+        number = facts.number(fields["call"])
         served = self.calls.get((peer, number))
         if served is None:
             if sum(1 for each, _ in self.calls if each == peer) >= CLIENTS_MAX:
@@ -330,10 +347,11 @@ class Serving:
         if keeping is None:
             return
         if fields["error"]:
-            self._end_keeping(served, _error(str(fields["error"]), fields["errno"]))
+            number = facts.number(fields["errno"])
+            self._end_keeping(served, _error(str(fields["error"]), number))
             return
-        size, mode = int(fields["size"]), int(fields["mode"]) & 0o777
-        file = File("", str(fields["digest"]), size, mode)
+        size, mode = (facts.number(fields[name]) for name in ("size", "mode"))
+        file = File("", str(fields["digest"]), size, mode & 0o777)
 
         def then(is_here: bool) -> None:
             if served.keeping is not keeping:
@@ -355,7 +373,7 @@ class Serving:
 def _error(text: str, number: int) -> OSError:
     """Make an error as store.Files raises it: words, and what they stand for."""
     error = OSError(text)
-    error.__cause__ = OSError(int(number), "") if number else None
+    error.__cause__ = OSError(number, "") if number else None
     return error
 
 

@@ -32,6 +32,7 @@ AGAIN_S = 0.3  # a busy comrade is tried again after so long, and up to twice as
 BUSY_TRIES = 8  # then the next one has its turn
 ROUND_FIRST_S, ROUND_MOST_S = 0.5, 10.0  # between two rounds through the list
 STEADY_S = 2.0  # a link that didn't hold so long is no reason to dial at once
+LONELY_S = 5.0  # at the start without anybody: then the user is told
 RETURN_S = 30.0  # a ghost that was given an address looks there so often
 ADDRESSES_MAX = 300
 
@@ -39,6 +40,15 @@ ADDRESSES_MAX = 300
 def in_order(addresses: Iterable[str]) -> List[str]:
     """Sort addresses as numbers: .9 before .10."""
     return sorted(addresses, key=lambda a: [int(part) for part in a.split(".")])
+
+
+def is_address(text: str) -> bool:
+    """Say whether it is one host's IPv4 address, as this file sorts them."""
+    parts = text.split(".")
+    numbers = [int(p) for p in parts if len(p) < 4 and p.isascii() and p.isdigit()]
+    return (
+        len(parts) == len(numbers) == 4 and max(numbers) < 256 and 0 < numbers[0] < 224
+    )
 
 
 class Clairvoyants:
@@ -61,6 +71,7 @@ class Clairvoyants:
         self._up_at = 0.0
         self._quick = 0  # links in a row that didn't hold
         self._lost = ""  # the clairvoyant that was lost last
+        self.lonely_at: Optional[float] = None  # then `lonely` is to be asked
         if self.home:
             self.known[self.home] = None
 
@@ -73,11 +84,12 @@ class Clairvoyants:
         self.known.update(dict.fromkeys(given))
         self.learn(remembered)
         self._choose_at = now if self.home else now + FIND_S
+        self.lonely_at = now + LONELY_S
 
     def learn(self, addresses: Iterable[str]) -> None:
         """Know more comrades, from the cluster itself or the disk."""
         for address in addresses:
-            if len(self.known) < ADDRESSES_MAX:
+            if len(self.known) < ADDRESSES_MAX and is_address(address):
                 self.known.setdefault(address)
 
     def find(self, addresses: Iterable[str], now: float) -> None:
@@ -137,6 +149,7 @@ class Clairvoyants:
         """The dial succeeded: attached there."""
         self.dialling, self.at, self._up_at = "", address, now
         self._line, self._tries, self._rounds = [], 0, 0
+        self.lonely_at = None
         is_home = not self.home or address == self.home
         self._due = None if is_home else now + RETURN_S
 
@@ -175,6 +188,15 @@ class Clairvoyants:
             self._quick = 0
             self._due = now + (0.0 if may_be_there else SPREAD_S * self.luck())
 
+    def lonely(self, now: float) -> List[str]:
+        """Give what the user is to be told, once, if nobody has answered so long."""
+        if self.lonely_at is None or now < self.lonely_at:
+            return []
+        self.lonely_at = None
+        tried = ", ".join(in_order(self.known)) or "no address"
+        text = "no comrade answers yet; found %s to try; start one with: bash leoronic"
+        return [(text + ", or set LEORONIC_PEERS") % tried]
+
     def deadline(self) -> Optional[float]:
         """Give the time when it is somebody's turn."""
         times = [self._choose_at, None if self.dialling else self._due]
@@ -183,9 +205,8 @@ class Clairvoyants:
 
 def parse(text: str) -> Tuple[str, Any]:
     """Read the argument of `ghost.py`; give it, or '' and what is wrong with it."""
-    if text.isdigit() and len(text) < 10:
+    if text.isascii() and text.isdigit() and len(text) < 10:
         return text, None
-    parts = text.split(".")
-    if len(parts) == 4 and all(p.isdigit() and int(p) < 256 for p in parts):
+    if is_address(text):
         return text, None
     return "", "it must be a whole number, or the IPv4 address of a comrade"

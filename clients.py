@@ -16,10 +16,12 @@ import socket
 from typing import Callable, Optional, Set
 
 from control import Call
+from descriptors import are_left
 from points import point
 
 CLIENT_BYTES = 65536  # read from or written to a client at once
 REQUEST_S = 10.0  # a request may pause this long before it is whole
+REST_S = 0.2  # without a descriptor for who waits: else the loop would spin
 CLIENTS_MAX = 200  # at once; bash waits for a place in the listener's queue
 FILE_NAME = "control"  # in LEORONIC_HOME
 
@@ -39,7 +41,16 @@ class Client:
         self.is_asked = False
         self.request_by: Optional[float] = None  # then it is dropped; None: begins anew
         sock.setblocking(False)
-        port.watch(sock.fileno(), self.on_readable, None)
+
+    def start(self) -> None:
+        """Read what is here, or wait for it; most have asked: that saves a turn."""
+        try:
+            self.on_readable()
+        except Exception:
+            self.close()  # as the loop does
+            raise
+        if self in self.port.clients and not self.is_asked:
+            self.port.watch(self.sock.fileno(), self.on_readable, None)
 
     def on_readable(self) -> None:
         """Read the request; later, notice that the client is gone."""
@@ -107,19 +118,23 @@ class ControlPort:
         self.on_closed = on_closed
         self.token = os.urandom(16).hex().encode("ascii")
         self.clients: Set[Client] = set()
+        self._rests_until: Optional[float] = None  # 0: from the next turn on
         self._path = os.path.join(home, FILE_NAME)
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(128)
         self._listener.setblocking(False)
-        watch(self._listener.fileno(), self._on_client, None)
+        self._listen()
+
+    def _listen(self) -> None:
+        self.watch(self._listener.fileno(), self._on_client, None)
 
     def announce(self) -> None:
         """Write the control file: from now on the utilities find us."""
         port = self._listener.getsockname()[1]
         text = "%d\n%s\n%d\n" % (port, self.token.decode("ascii"), os.getpid())
         new = self._path + ".new"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with open(fd, "w", encoding="ascii") as file:
             file.write(text)
         os.replace(new, self._path)
@@ -138,8 +153,17 @@ class ControlPort:
                 client.request_by = now + REQUEST_S
             elif client.request_by <= now:
                 client.close()
-        left = (c.request_by for c in asking if c in self.clients)
+        left = [c.request_by for c in asking if c in self.clients]
+        left.append(self._rest(now))
         return min((by for by in left if by is not None), default=None)
+
+    def _rest(self, now: float) -> Optional[float]:
+        if self._rests_until == 0:
+            self._rests_until = now + REST_S
+        elif self._rests_until is not None and now >= self._rests_until:
+            self._rests_until = None
+            self._listen()
+        return self._rests_until
 
     def close(self) -> None:
         """Take the control file away and close everything."""
@@ -153,6 +177,10 @@ class ControlPort:
             client.close()
 
     def _on_client(self) -> None:
+        if not are_left(self._listener.fileno()):
+            self.unwatch(self._listener.fileno())
+            self._rests_until = 0
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
@@ -160,4 +188,6 @@ class ControlPort:
         if len(self.clients) >= CLIENTS_MAX:
             sock.close()
         else:
-            self.clients.add(Client(self, sock))
+            client = Client(self, sock)
+            self.clients.add(client)
+            client.start()

@@ -4,8 +4,8 @@ Reason for this file beside verbs.py: it reads how the utilities are used and do
 of what they do; a shell asks it while somebody types.
 
 Rules. Changes nothing, complains of nothing: what it doesn't know it has no words for.
-What a utility takes is told by its usage (control.USAGE) alone, so that a new one needs
-nothing here.
+What a utility takes is told by its usage (usage.py) alone, so that a new one needs
+nothing here: behind --help, its options; `last` where it takes an ID, `all` where ID...
 
 Invariant. What is offered is one plain word for bash: it goes into a command line as it
 is, and no tag of anybody may run there. Never more than WORDS_MAX.
@@ -14,9 +14,10 @@ is, and no tag of anybody may run there. Never more than WORDS_MAX.
 import re
 from typing import Any, Dict, Generator, Iterator, List, Tuple
 
-from control import TURN, USAGE, Call, Control, Verb, Waits
+from control import TURN, Call, Control, Verb, Waits
 from record import UNFINISHED, State
 from taskform import ADD_OPTIONS
+from usage import of_function
 
 WORDS_MAX = 500  # more than anybody reads
 SCANNED = 5000  # records in one turn of the loop: a few ms
@@ -28,6 +29,7 @@ FITTING: Dict[str, Tuple[State, ...]] = {
     "del_task": tuple(UNFINISHED),
     "wait": tuple(UNFINISHED),
     "why": (State.WAITING,),
+    "retry": tuple(state for state in State if state not in UNFINISHED),
     "get_output": tuple(state for state in State if state is not State.WAITING),
 }
 
@@ -38,9 +40,9 @@ def complete(ctl: Control, call: Call) -> Verb:
     at = int(index[0]) if index and re.fullmatch("[0-9]{1,6}", index[0]) else 0
     if not 0 < at < len(words) or not words[0].startswith(PREFIX):
         return
-    usage = _usage(words[0])
+    usage = of_function(words[0])
     if words[at].startswith("-"):
-        found = _options(usage)
+        found = [*_options(usage), "--help"] if usage else []
     else:
         found = yield from _arguments(ctl, words[0][len(PREFIX) :], usage, words[at])
     fitting = {word for word in found if word.startswith(words[at])}
@@ -48,15 +50,9 @@ def complete(ctl: Control, call: Call) -> Verb:
         call.line(word)
 
 
-def _usage(function: str) -> str:
-    """Give what is said of a function, without the words behind a semicolon."""
-    texts = [text for text in USAGE.values() if text.split()[0] == function]
-    return texts[0].partition(";")[0] if texts else ""
-
-
 def _options(usage: str) -> List[str]:
     found = re.findall(r"--[a-z][a-z-]*", usage)
-    return found + (list(ADD_OPTIONS) if "OPTIONS of" in usage else [])
+    return found + (list(ADD_OPTIONS) if "[OPTIONS]" in usage else [])
 
 
 def _arguments(
@@ -75,6 +71,7 @@ def _arguments(
     if "TAG" in named:
         found += _tags(ctl, name)
     if "ID" in named:
+        found += ["all", "last"] if "ID..." in usage else ["last"]
         found += yield from _ids(ctl, FITTING.get(name, tuple(State)), start)
     return found
 

@@ -34,6 +34,11 @@ def loose_ends(component: Set[str], links: Links) -> List[Tuple[str, str]]:
     ]
 
 
+def is_whole(component: Set[str], links: Links) -> bool:
+    """Say whether each of a component is linked with each."""
+    return all(component <= {one, *links.get(one, ())} for one in component)
+
+
 def first_hop(start: str, target: str, links: Links) -> Optional[str]:
     """Give the neighbour of `start` over which the target is reached soonest."""
     seen = {start}

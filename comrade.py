@@ -25,30 +25,37 @@ hand back what runs here and end the process with 0 within STOP_S.
 import os
 import sys
 
-from ownpath import prefer_stdlib
+from ownpath import as_module, prefer_stdlib
 
+if __name__ == "__main__":
+    as_module(__file__)
 prefer_stdlib()
 
 import errno  # noqa: E402
 import json  # noqa: E402
 import signal  # noqa: E402
 import time  # noqa: E402
-from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence  # noqa: E402
 
+import batches  # noqa: E402
 import calls  # noqa: E402
+import cookie  # noqa: E402
 import discovery  # noqa: E402
+import doctor  # noqa: E402
 import effects as core  # noqa: E402
+import jar  # noqa: E402
 import links  # noqa: E402
 import machine  # noqa: E402
 import outputs  # noqa: E402
 import places  # noqa: E402
+import post  # noqa: E402
 import relaying  # noqa: E402
 import sandbox  # noqa: E402
 import settings  # noqa: E402
 import shells  # noqa: E402
 import store  # noqa: E402
 import transfer  # noqa: E402
-import verbs  # noqa: E402
+import wire  # noqa: E402
 import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Call, Control, Fetch  # noqa: E402
@@ -61,23 +68,26 @@ from process import (  # noqa: E402
     EXIT_USAGE,
     STOP_S,
     STOP_SIGNALS,
+    VERSION,
     LogFile,
     Quit,
-    Search,
+    Spare,
     clock,
     reap_inherited,
     say,
+    search,
+    set_aside,
+    show,
     task_environ,
 )
 from record import File  # noqa: E402
 from shelf import Shelf  # noqa: E402
 from wire import Kind  # noqa: E402
 
-VERSION = "1.0"
+POST = frozenset(kind.name for kind in wire.POST)
 JOIN_S = 0.4  # a start listens this long for others before it says that it is ready
 JOINING_S = 3.0  # ... and this long while one of them is being joined
 ASK_LAN_S = 1.0  # before a cookie is made: is there a cluster that has one?
-WRITE_SEQ = -1  # of a batch that only carries outputs; the core knows nothing of it
 
 USAGE = """usage: bash leoronic [OPTION]
 
@@ -104,15 +114,16 @@ class Comrade:
         self.watch, self.unwatch = self.loop.watch, self.loop.unwatch
         self.store = store.Store(config.home, self.loop.wake)
         self.files = self.store.files
-        self.meta: Dict[str, bytes] = {}  # what is to be kept beside the records
-        self.writing: Dict[int, store.Batch] = {}  # batches under way
-        self.written: Dict[str, bytes] = {}  # meta as the disk has it
+        self.batches = batches.Batches(self.store.write, clock)
         self.then: Dict[int, Callable[..., None]] = {}  # what store answers are for
         self.is_clone = False
         self.stop_by: Optional[float] = None
         self.marked_pid = 0  # of the user's marked lines, while they run
         self._version = -1
+        self.spare = Spare()
         self._has_stepped = False  # since the node gave its deadline
+        self._node_due: Optional[float] = 0.0  # that deadline
+        self._gathered: List[core.Message] = []  # for the node's next tick
 
     # --- starting -----------------------------------------------------------------
 
@@ -123,26 +134,41 @@ class Comrade:
             for name in settings.other_states(self.config)
         ]
         notices += self.store.open()
-        cookie = self._open_cookie(notices)
+        self._open_jar(notices)
         self._open_sandbox()
         self._open_core()
         self._open_relay()
-        self._open_links(cookie)
+        self._open_links()
         self._open_transfers()
+        self._open_post()
         self._open_control()
         notices += self.store.notices  # of loading
         self.store.start()
+        self.jar.begin()
         self.port.announce()
         return notices
 
-    def _open_cookie(self, notices: List[str]) -> bytes:
+    def _open_jar(self, notices: List[str]) -> None:
         found = settings.find_cookie(self.config)
         if not found.secret:
             if self._is_on_lan():
                 ask_lan(self.config)
             found = settings.make_cookie(self.config)
         notices += found.notices
-        return found.secret
+        seams = jar.Seams(
+            clock,
+            lambda: [*self.links.links, *self.relay.peers],
+            lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
+            self._save_cookies,
+            self.tell,
+        )
+        self.jar = jar.Jar(found.secret, cookie.kept(self.config.home), seams)
+
+    def _save_cookies(self, kept: cookie.Kept) -> None:
+        home, user_home = self.config.home, self.config.user_home
+        places = settings.cookie_places(self.config)
+        job = lambda: cookie.save(home, places, user_home, kept)  # noqa: E731
+        self.aside(job, self.jar.on_saved)
 
     def _is_on_lan(self) -> bool:
         return self.config.discovery and not self.config.address.startswith("127.")
@@ -170,6 +196,7 @@ class Comrade:
                 lambda: self.node.room.all_tags(),
                 self._use,
                 lambda event: self.outputs.on_ended(event),
+                clock,
             ),
         )
 
@@ -183,7 +210,7 @@ class Comrade:
                 self.sandbox.keep_off(relay_core() if is_on else None)
 
         def keep(outputs: List[Any]) -> None:  # called by the manager's thread
-            self.store.write(store.Batch(WRITE_SEQ, outputs=outputs))
+            self.store.write(store.Batch(batches.WRITE_SEQ, outputs=outputs))
 
         self.relay = relaying.Relay(
             self.config.home,
@@ -192,13 +219,14 @@ class Comrade:
             relaying.Seams(
                 *(self._hear_ghost, clock, self.loop.wake, keep),
                 *(self.watch, self.unwatch),
-                *(self.log.write, on_change),
+                self.log.write,
+                on_change,
+                self.jar.on_link,
             ),
         )
 
     def _open_core(self) -> None:
         found = machine.machine()
-        rows = [json.loads(data) for _, data in self.store.load()]
         meta = {name: data.decode("ascii") for name, data in self.store.meta.items()}
         writer = os.urandom(8).hex()
         former = meta.get("writers", "").split()
@@ -207,11 +235,11 @@ class Comrade:
         config = self.config
         me = core.Identity(node_id, writer, config.hostname, config.address, starts)
         cores, memory = config.cores or found.cores, config.memory or found.memory
-        self.node = Node(me, cores, memory, config.tags, Search())
+        self.node = Node(me, cores, memory, config.tags, search)
         self.known: Dict[str, str] = json.loads(meta.get("members", "{}"))
-        self._remember("node_id", node_id)
-        self._remember("starts", str(starts))
-        self._remember("writers", " ".join([*former, writer]))
+        self.batches.remember("node_id", node_id)
+        self.batches.remember("starts", str(starts))
+        self.batches.remember("writers", " ".join([*former, writer]))
         self.shelf = Shelf(
             self.files,
             self.node.queue,
@@ -220,16 +248,21 @@ class Comrade:
             self.log.write,
         )
         self.node.files.update(self.files.all())
-        self.node.load(rows, self.store.meta)
+        self.node.load(self._rows(), self.store.meta)
         self.node.begin(former, self.known, clock())
         self.shelf.tidy()
 
-    def _open_links(self, cookie: bytes) -> None:
+    def _rows(self) -> Iterator[Any]:
+        for _, data in self.store.load():
+            set_aside()
+            yield json.loads(data)
+
+    def _open_links(self) -> None:
         config = self.config
         try:
             self.links = links.Links(
                 self.node.me,
-                cookie,
+                self.jar,
                 config.port,
                 [*config.peers, *sorted(set(self.known.values()) - set(config.peers))],
                 links.Seams(
@@ -238,7 +271,7 @@ class Comrade:
                     self.step,
                     clock,
                     self.tell,
-                    lambda peer, frame: self.transfers.on_frame(peer, frame),
+                    self._on_bulk,
                     self._on_clone,
                     self.relay.hand,
                 ),
@@ -262,27 +295,84 @@ class Comrade:
                 self._bring,
             ),
         )
-        self.outputs = outputs.Outputs(
+        self.outputs = self.batches.outputs = outputs.Outputs(
             self.files,
             self.transfers,
             outputs.Seams(
-                self.aside, self.small, self.step, self._write_outputs, self.log.write
+                *(self.aside, self.small, self.step),
+                *(self.batches.write_outputs, self.log.write),
             ),
         )
+
+    def _open_post(self) -> None:
+        me = self.node.me.node_id
+        config = self.config
+        self.post = post.Post(
+            *(config.directory, config.home, config.cookie_file),
+            post.Seams(
+                me,
+                lambda to: "" if to in ("", me) else self.node.ghosts.way_to(to),
+                lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
+                *(self.node.roster.places, self._health),
+                lambda run, which: self.sandbox.live_output(run, which),
+                lambda ticket, answer: self.control.on_answer(ticket, answer),
+                *(self.watch, clock),
+            ),
+        )
+
+    def _health(self) -> Dict[str, Any]:
+        """Give what leoronic_doctor asks of a comrade, besides its machine."""
+        failures = self.node.matcher.probation.failures
+        workers = self.node.matcher.workers.values()
+        bad = {w.name: failures(w.writer) for w in workers if failures(w.writer)}
+        return {
+            "probation": bad,
+            "away": self.node.mesh.blame.away(clock()),
+            "stuck": self.node.durable.is_stuck(clock()),
+            **self.jar.health(),
+            **doctor.of_machine(self.config.home, self.config.directory),
+            **self.links.health(),
+        }
+
+    def _on_bulk(self, peer: str, frame: wire.Frame) -> None:
+        if frame.kind in wire.BULK:
+            self.transfers.on_frame(peer, frame)
+        else:
+            fields = dict(frame.fields, body=frame.body)
+            self._on_letter(core.Frame(peer, frame.kind.name, fields))
+
+    def _on_letter(self, message: core.Frame) -> None:
+        self._take_in(message, self._take_letter)
+
+    def _take_letter(self, message: core.Frame) -> None:
+        if message.kind == "NEW_COOKIE":
+            self.jar.on_frame(message.peer, message.fields)
+        else:
+            self.post.on_frame(message.kind, message.fields)
+
+    def _take_in(self, message: core.Frame, take: Callable[[core.Frame], None]) -> None:
+        """Take a frame that is not for the core; a bad one ends its link."""
+        self._has_stepped = True  # another turn: `control` may have something to do
+        try:
+            take(message)
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            self.log.write("%s of %s: %r" % (message.kind, message.peer, problem))
+            self._close_link(core.CloseLink(message.peer, "bad frame"))
+            self.step(core.LinkLost(message.peer, "broken"))
 
     def _open_control(self) -> None:
         acts = Acts(
             self.step,
             self._keep,
             self._fetch,
-            self.sandbox.live_output,
             lambda command, names: places.renames(command, names, str)[1],
             clock,
             time.time,
             self.log.write,
             lambda: in_force(self.config, self.node.me.address),
+            *(self.post.aside, self.post.ask, self.jar.succeed),
         )
-        self.control = Control(self.node, acts, verbs.VERBS)
+        self.control = Control(self.node, acts, calls.VERBS)
         self.calls = calls.Serving(
             self.control,
             calls.ServingSeams(
@@ -298,12 +388,9 @@ class Comrade:
             self.control.on_closed,
         )
 
-    def _remember(self, name: str, value: str) -> None:
-        self.meta[name] = value.encode("ascii")
-
     # --- the loop -----------------------------------------------------------------
 
-    def run(self, on_ready: Callable[[str], None]) -> int:
+    def run(self, on_ready: Callable[[str], object]) -> int:
         """Serve until stopped; `on_ready` gets the ready line once all is up."""
         self.loop.on_signals(STOP_SIGNALS, self.stop)
         self.loop.on_signals([signal.SIGCHLD], self._on_child)
@@ -345,24 +432,38 @@ class Comrade:
         """Take in all answers, do what is due; give the time of the next."""
         self._poll()
         now = clock()
-        self._has_stepped = False
-        effects, due = self.node.tick(now)
-        self.perform(effects)
-        times = [due, self.sandbox.tick(now), self.transfers.tick(now)]
+        self._tick_node(now)
+        times = [self._node_due, self.sandbox.tick(now), self.transfers.tick(now)]
+        set_aside()
         version = self.node.queue.version
         has_changed, self._version = version != self._version, version
         times.append(self.control.tick(now, has_changed))
+        is_busy = has_changed or self.control.is_busy
+        times.append(self.spare.look(len(self.node.queue.records), is_busy, now))
         self.calls.flush()
         self._know_members()
-        times += [self.relay.tick(now), self.links.tick(now)]
+        times += [self.post.tick(now), self.relay.tick(now), self.jar.tick(now)]
+        times += [self.links.tick(now), self.batches.tick(now)]  # links: what all send
         self.port.flush()
-        times.append(self.port.drop_silent(now))
+        times += [self.port.drop_silent(now), self.stop_by]
         if self.stop_by is not None:
-            times.append(self.stop_by)
             self.loop.is_over = self.loop.is_over or now >= self.stop_by
         if self._has_stepped:
             times.append(now)  # The node's deadline may have changed.
         return min((t for t in times if t is not None), default=None)
+
+    def _tick_node(self, now: float) -> None:
+        """Let the node decide, if it was told something or its deadline is over.
+
+        A turn may be for a client alone: what the node goes through costs as much.
+        """
+        is_due = self._node_due is not None and now >= self._node_due
+        if not (is_due or self._has_stepped):
+            return
+        self.node.take(self._gathered, now)
+        self._has_stepped, self._node_due = False, now  # due again if it breaks
+        effects, self._node_due = self.node.tick(now)
+        self.perform(effects)
 
     def _know_members(self) -> None:
         """Dial the members that others told of, and remember them on disk."""
@@ -371,7 +472,7 @@ class Comrade:
         if known and known != self.known:
             self.known = known
             self.links.know(set(known.values()))
-            self._remember("members", json.dumps(known, sort_keys=True))
+            self.batches.remember("members", json.dumps(known, sort_keys=True))
 
     def _on_child(self) -> None:
         if self.marked_pid and os.waitpid(self.marked_pid, os.WNOHANG)[0]:
@@ -388,6 +489,7 @@ class Comrade:
         """Hand back what runs here and end."""
         if self.stop_by is None:
             self.stop_by = clock() + STOP_S
+            self._has_stepped = True
             self.perform(self.node.step(core.Stop(), clock()))
 
     def _on_clone(self) -> None:
@@ -397,8 +499,8 @@ class Comrade:
             self.tell(
                 "this state directory is a copy of another node's; taking a new id"
             )
-            self._remember("node_id", os.urandom(8).hex())
-            self._remember("writers", "")
+            self.batches.remember("node_id", os.urandom(8).hex())
+            self.batches.remember("writers", "")
             self.stop()
 
     def _close(self) -> int:
@@ -412,14 +514,15 @@ class Comrade:
         self.links.stop()
         self.relay.stop()
         self.sandbox.close()
+        self.post.close(self.unwatch)
+        self.batches.release()
         if self.is_clone:  # else the new id waits for a batch that never comes
-            self.store.write(store.Batch(WRITE_SEQ, meta=self.meta))
+            self.batches.write_meta()
         self.store.close(CLOSE_S)
         self.log.write("stopped")
         self.log.close(CLOSE_S)
         if self.is_clone:
-            python = [sys.executable, "-E", "-X", "utf8"]  # as the launcher starts it
-            os.execv(sys.executable, [*python, *sys.argv])
+            as_module(__file__)
         return EXIT_DONE
 
     # --- performing what the node decides -----------------------------------------
@@ -429,7 +532,10 @@ class Comrade:
         self._has_stepped = True
         if isinstance(message, core.Stop):
             self.stop()
+        elif isinstance(message, core.GATHERED):
+            self._gathered.append(message)  # a turn of the node for each costs more
         else:
+            self.node.take(self._gathered, clock())  # what came before it
             self.perform(self.node.step(message, clock()))
 
     def perform(self, effects: Sequence[core.Effect]) -> None:
@@ -439,16 +545,14 @@ class Comrade:
 
     def _hear_ghost(self, message: core.Message) -> None:
         """Take what the relay says; calls of utilities don't concern the core."""
-        if not isinstance(message, core.Frame) or message.kind not in calls.OF_GHOSTS:
+        if not isinstance(message, core.Frame):
             self.step(message)
-            return
-        self._has_stepped = True  # another turn: `control` may have something to do
-        try:
-            self.calls.on_frame(*message)
-        except (AttributeError, KeyError, TypeError, ValueError) as problem:
-            self.log.write("%s of a ghost: %r" % (message.kind, problem))
-            self.relay.close(message.peer, "bad frame")
-            self.step(core.LinkLost(message.peer, "broken"))
+        elif message.kind in POST:
+            self._on_letter(message)
+        elif message.kind in calls.OF_GHOSTS:
+            self._take_in(message, lambda frame: self.calls.on_frame(*frame))
+        else:
+            self.step(message)
 
     def _send(self, effect: core.Send) -> None:
         way = self.relay if effect.peer in self.relay else self.links
@@ -459,16 +563,7 @@ class Comrade:
         way.close(effect.peer, effect.why)
 
     def _persist(self, effect: core.Persist) -> None:
-        new = dict(self.meta, **effect.meta)
-        meta = {k: v for k, v in new.items() if self.written.get(k) != v}
-        kept = self.outputs.take()
-        groups = (effect.group, effect.close, effect.abort)
-        batch = store.Batch(effect.seq, effect.rows, meta, kept, *groups)
-        self.writing[effect.seq] = batch
-        self.store.write(batch)
-
-    def _write_outputs(self) -> None:
-        self.store.write(store.Batch(WRITE_SEQ, outputs=self.outputs.take()))
+        self.batches.persist(effect)
 
     def _acked(self, effect: core.Acked) -> None:
         self.control.on_answer(effect.ticket, effect)
@@ -498,9 +593,6 @@ class Comrade:
     def _stopped(self, effect: core.Stopped) -> None:
         self.loop.is_over = self.outputs.moving == 0
 
-    def _log(self, effect: core.Log) -> None:
-        self.log.write(effect.text)
-
     # --- what the threads answer --------------------------------------------------
 
     def aside(
@@ -524,29 +616,20 @@ class Comrade:
     def _poll(self) -> None:
         for answer in self.store.poll():
             if isinstance(answer, store.Written):
-                self._on_written(answer)
+                if self.batches.on_written(answer):
+                    self.step(core.Written(answer.seq, answer.error))
             elif isinstance(answer, store.Found):
                 self.then.pop(answer.ticket)(answer.data)
             else:
                 self.then.pop(answer.ticket)(answer.result, answer.error)
         self.workplace.poll()
 
-    def _on_written(self, answer: store.Written) -> None:
-        if answer.seq == WRITE_SEQ:
-            return
-        batch = self.writing.pop(answer.seq)
-        if answer.error:
-            self.outputs.give_back(batch.outputs)
-        else:
-            self.written.update(batch.meta)
-        self.step(core.Written(answer.seq, answer.error))
-
     # --- what the utilities need --------------------------------------------------
 
     def _keep(self, call: Call, ticket: int, paths: Sequence[str]) -> None:
         if self.calls.keep(call, ticket, paths):
             return
-        self.shelf.make_room(sum(map(size_of, paths)))
+        self.shelf.make_room_for(paths)
 
         def job() -> List[File]:
             kept = [self.files.keep(path) for path in paths]
@@ -597,7 +680,7 @@ PERFORM: Dict[type, Callable[..., None]] = {
     core.Check: Comrade._check,
     core.CloseLink: Comrade._close_link,
     core.Kill: Comrade._kill,
-    core.Log: Comrade._log,
+    core.Log: lambda comrade, effect: comrade.log.write(effect.text),
     core.Persist: Comrade._persist,
     core.Send: Comrade._send,
     core.Start: Comrade._start,
@@ -651,7 +734,8 @@ def cant_listen(config: settings.Settings, problem: OSError) -> Quit:
         text += "that one, or set LEORONIC_PORT to another on every node"
         return Quit(EXIT_SYSTEM, text % (port, address))
     if problem.errno == errno.EADDRNOTAVAIL:
-        text = "LEORONIC_ADDRESS is %s; it must be an IPv4 address of this machine"
+        text = "LEORONIC_ADDRESS is %s; it must be an IPv4 address of this machine; "
+        text += "see them with: ip -4 addr"
         return Quit(EXIT_USAGE, text % address)
     if problem.errno in (errno.EACCES, errno.EPERM):
         text = "LEORONIC_PORT is %d; it must be one that this user may listen at, such "
@@ -660,15 +744,7 @@ def cant_listen(config: settings.Settings, problem: OSError) -> Quit:
     return Quit(EXIT_SYSTEM, text % (address, port, problem.strerror))
 
 
-def size_of(path: str) -> int:
-    """Give the bytes of a file; 0 if it can't be looked at."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def serve(config: settings.Settings, on_ready: Callable[[str], None]) -> int:
+def serve(config: settings.Settings, on_ready: Callable[[str], object]) -> int:
     """Be a comrade until stopped; Quit says why it can't be."""
     reap_inherited()
     for number in STOP_SIGNALS:
@@ -697,7 +773,7 @@ def detach(config: settings.Settings) -> int:
         os.close(ready_out)
         with os.fdopen(ready_in, "rb") as file:
             line = file.read()
-        sys.stdout.write(line.decode("utf-8", "replace"))
+        show(line.decode("utf-8", "replace"))
         # Without a code of its own it was killed, or stopped before it was ready.
         failed = not line and (os.WEXITSTATUS(os.waitpid(pid, 0)[1]) or EXIT_SYSTEM)
         return failed or EXIT_DONE
@@ -710,7 +786,9 @@ def detach(config: settings.Settings) -> int:
         text = "%s\nleoronic: pid %d, log %s\n" % (line, os.getpid(), log)
         os.write(ready_out, text.encode("utf-8", "replace"))
         os.close(ready_out)
-        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(
+            log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600
+        )
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
@@ -725,16 +803,14 @@ def main(args: Sequence[str]) -> int:
         if len(args) > 1 or (args and args[0] not in OPTIONS):
             raise Quit(EXIT_USAGE, "unknown argument: %s; see --help" % " ".join(args))
         if args == ["--version"]:
-            print("leoronic " + VERSION)
-            return EXIT_DONE
+            return EXIT_DONE if show("leoronic %s\n" % VERSION) else EXIT_SYSTEM
         config = settings.read_settings(os.environ, program)
         if args == ["--help"]:
             table = settings.help_table(config, *machine.machine())
-            print(USAGE + table, end="")
-            return EXIT_DONE
+            return EXIT_DONE if show(USAGE + table) else EXIT_SYSTEM
         if args == ["--background"]:
             return detach(config)
-        return serve(config, lambda line: print(line, flush=True))
+        return serve(config, lambda line: show(line + "\n"))
     except settings.WrongSetting as problem:
         say(str(problem))
         return EXIT_USAGE

@@ -26,6 +26,7 @@ It does not decide `queue:` conditions (taskqueue.py counts them), resolve the i
 from typing import Callable, Dict, FrozenSet, List, Mapping, NamedTuple, Tuple
 
 BLANKS = " \t\r\n"  # what may stand around a piece; other white space may be in a name
+SHOWN_CHARS = 200  # of what is wrong, in a message
 DIGEST_CHARACTERS = 64  # a sha256 in hex, as the store of files names its content
 
 QUEUE = "queue:"
@@ -64,13 +65,13 @@ def split_list(text: str) -> List[str]:
 
     Every other backslash stays what it is, so that regexes need no second escaping.
     """
-    pieces = [""]
-    for index, part in enumerate(text.split(";")):
-        if index and pieces[-1].endswith("\\"):
-            pieces[-1] = pieces[-1][:-1] + ";" + part
-        else:
-            pieces.append(part)
-    return [piece.strip(BLANKS) for piece in pieces if piece.strip(BLANKS)]
+    pieces: List[List[str]] = [[]]  # each in parts, with a literal ';' between two
+    for text_between in text.split("\\;"):
+        part, *others = text_between.split(";")
+        pieces[-1].append(part)
+        pieces += [[other] for other in others]
+    joined = (";".join(parts).strip(BLANKS) for parts in pieces)
+    return [piece for piece in joined if piece]
 
 
 def relative_inside(path: str) -> bool:
@@ -144,7 +145,7 @@ def parse(text: str, check_regex: Callable[[str], object]) -> List[Condition]:
     """
     found: Dict[Condition, None] = {}
     for piece in split_list(text):
-        verb, argument = [*piece.split(None, 1), ""][:2]
+        verb, argument = [*piece.split(None, 1), "", ""][:2]
         if verb not in GRAMMAR:
             known = ", ".join(usage(verb) for verb in GRAMMAR)
             raise _wrong("unknown condition", piece, f"write one of {known}")
@@ -182,6 +183,7 @@ def _check_regex(condition: Condition, check: Callable[[str], object]) -> None:
 
 
 def _wrong(what: str, found: str, remedy: str) -> WrongCondition:
+    found = found if len(found) <= SHOWN_CHARS else found[:SHOWN_CHARS] + ".."
     shown = found if found.isprintable() else ascii(found)
     return WrongCondition(f"{what} in CONDITIONS; found {shown}; {remedy}")
 

@@ -4,16 +4,17 @@ Rules. Owns no socket: comrade.py feeds bytes into a `Call` and sends what gathe
 `Call.out`. What the verbs do is in verbs.py; this file knows none of them.
 
 How it works. A request is `token NUL argc NUL cwd NUL columns NUL tty NUL` and then
-argc arguments, each NUL-terminated; tty is the digits of 0, 1, 2 that are terminals.
+argc arguments, each NUL-terminated; tty is the digits of 0, 1, 2 that are terminals,
+and c if those show colours.
 The answer is a sequence of
     E text \\n      a line for stderr
     L text \\n      a line for stdout (no fork needed in the shell)
     P text \\n      progress, to be redrawn on stderr; an empty one clears it
-    O n \\n bytes   n raw bytes for stdout
+    O n \\n bytes   n raw bytes for stdout (at the cost of a fork)
     X code \\n      the end. An answer without it was cut short: exit 3
-A verb is a generator that yields what it waits for (Ask, Keep, Fetch, Until, TURN,
-DRAINED) and is resumed with the answer, so that each reads from top to bottom and none
-holds up the loop: long work yields TURN.
+A verb is a generator that yields what it waits for (Ask, Keep, Fetch, Until, Do,
+Letter, TURN, DRAINED) and is resumed with the answer, so that each reads from top to
+bottom and none holds up the loop: long work yields TURN.
 
 A client may go away at any moment. What its verb only prepared ends there (its
 generator is closed: a list of tasks that is half handed over is abandoned); what was
@@ -25,7 +26,8 @@ a verb that breaks loses its connection without an X, which means "done or not, 
 knows", and the log has the traceback.
 """
 
-import traceback
+import os
+import re
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -37,6 +39,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Union,
 )
 
@@ -46,7 +49,10 @@ except ImportError:  # pragma: no cover - other Python implementations
     from hmac import compare_digest  # type: ignore[no-redef]
 
 from effects import Message
+from letters import Letter
+from process import traced
 from settings import Row
+from usage import USAGES, help_lines
 
 if TYPE_CHECKING:  # A ghost has another core, and no memory for a comrade's.
     from node import Node
@@ -58,41 +64,18 @@ ARGS_MAX = 1 << 20  # `leoronic_del_task` of every task there is
 COLUMNS = 80  # of a terminal that doesn't say
 OUT_BYTES_MAX = 1 << 20  # then the verb waits for the client to read
 OUT_BYTES_LOW = OUT_BYTES_MAX // 2  # until this little is left
+NO_COMRADE = 3  # the exit code, as leoronic_utilities'
+NO_COMRADE_TEXT = (
+    "no comrade is reachable from here; found that this ghost is looking for one; "
+    "start one with: bash leoronic"
+)
 SLICE = 200  # tasks handled in one turn of the loop (a few ms)
 PIECE_BYTES = 65536  # of a large output
+# Up to some hundred bytes a shell reads one by one sooner than it forks; only what any
+# bash prints as it is, in whole lines.
+_SHORT_TEXT = re.compile(rb"(?=.{1,600}\Z)(?:[\t -~]*\n)+", re.DOTALL)
 QUOTED_CHARS = 100  # of what a user wrote, in a message
 NUMERALS = frozenset("0123456789")
-SWEEP_USAGE = (
-    "leoronic_add_sweep [--send] [OPTIONS of leoronic_add_task] MEMORY CORES STORAGE "
-    "CONCURRENCY CONDITIONS FILES COMMAND [ID] -- VALUE...; without -- the values are "
-    "read from stdin, one a line; {} {.} {/} {//} {/.} {#} in COMMAND and ID as in GNU "
-    "parallel; a COMMAND without any gets {} at its end; --send: {} is a file to send"
-)
-USAGE = {
-    "add_task": (
-        "leoronic_add_task [--keep-names] [--timeout T] [--retries N] [--priority N] "
-        "MEMORY CORES STORAGE CONCURRENCY CONDITIONS FILES COMMANDS [ID]"
-    ),
-    "add_tasks": "leoronic_add_tasks_from_file FILE",
-    "add_tasks_str": "leoronic_add_tasks_from_str STRING",
-    "add_tasks_sweep": SWEEP_USAGE,
-    "add_tasks_sweep_text": SWEEP_USAGE,
-    "add_tasks_text": "leoronic_add_tasks_from_file FILE",
-    "del_task": "leoronic_del_task ID...",
-    "get_queue": "leoronic_get_queue [--json|--csv] [STATE]",
-    "get_output": "leoronic_get_output [--stderr] ID",
-    "wait": "leoronic_wait [--timeout T] [ID...]",
-    "why": "leoronic_why ID",
-    "nodes": "leoronic_nodes [--json]",
-    "add_tag": "leoronic_add_tag TAG...",
-    "del_tag": "leoronic_del_tag TAG...",
-    "get_tags": "leoronic_get_tags",
-    "task_format": "leoronic_task_format",
-    "drain": "leoronic_drain [NODE]",
-    "undrain": "leoronic_undrain [NODE]",
-    "stop": "leoronic_stop",
-    "config": "leoronic_config [--json]",
-}
 
 
 class Wrong(Exception):
@@ -122,7 +105,9 @@ def _escaped(c: str) -> str:
 def quoted(text: str) -> str:
     """Show what a user wrote, within a message."""
     shown = printable(text[: QUOTED_CHARS + 1])
-    return shown[:QUOTED_CHARS] + ".." if len(shown) > QUOTED_CHARS else shown or '""'
+    if len(shown) > QUOTED_CHARS:
+        return shown[:QUOTED_CHARS] + ".."
+    return shown if shown and shown == shown.strip() else f'"{shown}"'
 
 
 def told(what: str, found: str, remedy: str) -> str:
@@ -174,9 +159,15 @@ class Pause(NamedTuple):
     is_for_client: bool
 
 
+class Do(NamedTuple):
+    """Do what may take long in a thread; resumed with its result, or what it raised."""
+
+    job: Callable[[], Any]
+
+
 TURN = Pause(False)
 DRAINED = Pause(True)
-Waits = Union[Ask, Keep, Fetch, Until, Pause]
+Waits = Union[Ask, Keep, Fetch, Until, Pause, Do, Letter]
 Verb = Generator[Waits, Any, None]
 
 
@@ -186,12 +177,15 @@ class Acts(NamedTuple):
     step: Callable[[Message], None]
     keep: Callable[["Call", int, Sequence[str]], None]  # answers through on_answer
     fetch: Callable[[int, Fetch], None]  # the same
-    live_output: Callable[[str, str], Optional[str]]  # run, out|err -> path
     renames: Callable[[str, Sequence[str]], List[str]]  # warnings
     clock: Callable[[], float]
     wall: Callable[[], float]
     log: Callable[[str], None] = lambda text: None
     settings: Callable[[], Sequence[Row]] = lambda: ()
+    # Ticket (0: nobody waits) and job; the same, and a letter; both by on_answer.
+    aside: Callable[[int, Callable[[], Any]], None] = lambda *_: None
+    ask_node: Callable[[int, Letter], None] = lambda *_: None
+    new_cookie: Callable[[float], Tuple[int, str]] = lambda grace: (0, "")
 
 
 class Call:
@@ -268,9 +262,16 @@ class Call:
         """Give the columns of the terminal that stdout is; 0: it is none."""
         return self.columns if "1" in self.tty else 0
 
+    def has_colours(self, descriptor: str) -> bool:
+        """Say whether stdout (1) or stderr (2) shows colours, and should."""
+        return descriptor in self.tty and "c" in self.tty
+
     def raw(self, data: bytes) -> None:
-        """Print bytes on stdout."""
-        self.out += b"O %d\n" % len(data) + data
+        """Print bytes on stdout; a short text as lines, which cost no fork there."""
+        if _SHORT_TEXT.fullmatch(data):
+            self.out += b"L " + data[:-1].replace(b"\n", b"\nL ") + b"\n"
+        else:
+            self.out += b"O %d\n" % len(data) + data
 
     def end(self, code: int) -> None:
         """End the answer; what follows is ignored."""
@@ -290,6 +291,35 @@ def _is_number(text: str) -> bool:
 def more_room(call: Call) -> "Pause":
     """Give what to yield between two pieces of a long answer."""
     return TURN if len(call.out) < OUT_BYTES_MAX else DRAINED
+
+
+# --- the arguments of a call --------------------------------------------------------
+
+
+def only(call: Call, name: str) -> str:
+    """Give the one argument of a call."""
+    at_most(call, 1)
+    if len(call.args) < 2:
+        raise Wrong(f"{name} is missing; found no argument; write one {name}")
+    return call.args[1]
+
+
+def at_most(call: Call, most: int) -> None:
+    """Refuse more arguments than a verb takes."""
+    if len(call.args) > most + 1:
+        count = ("no argument is", "one argument is", "two arguments are")[most]
+        remedy = "leave it out" + (", or quote blanks" if most else "")
+        raise Wrong(told(f"{count} taken", call.args[most + 1], remedy))
+
+
+def absolute(call: Call, name: str, path: str) -> str:
+    """Give the path of a file as the caller means it, as this process opens it."""
+    if not path:
+        raise Wrong(f'{name} is empty; found ""; name a file')
+    if not call.cwd and not path.startswith("/"):
+        remedy = "your working directory is gone: cd, or write a path from /"
+        raise Wrong(told(f"{name} is relative", path, remedy))
+    return os.fsdecode(to_bytes(os.path.join(call.cwd, path)))
 
 
 class Waiting:
@@ -331,6 +361,11 @@ class Control:
             call.err(told("this comrade has no such verb", name, remedy))
             call.end(2)
             return
+        if call.args[1:] == ["--help"] and name in USAGES:
+            for line in help_lines(name, call.columns):
+                call.line(line)
+            call.end(0)
+            return
         self._resume(Waiting(call, verb(self, call)), None)
 
     def on_answer(self, ticket: int, answer: Any) -> None:
@@ -359,6 +394,11 @@ class Control:
         """Tell those who asked for it that this comrade has stopped."""
         for call in self.stops:
             call.end(0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a verb is at something long, its own or the node's."""
+        return bool(self._turning or self._asked)
 
     def tick(self, now: float, has_changed: bool) -> Optional[float]:
         """Resume what is due; give the time of the next call."""
@@ -394,11 +434,12 @@ class Control:
                 call.end(0)
         except (Wrong, No) as problem:
             call.err(printable(str(problem)))
-            if isinstance(problem, Wrong) and call.args[0] in USAGE:
-                call.err("usage: " + USAGE[call.args[0]])
+            if isinstance(problem, Wrong) and call.args[0] in USAGES:
+                line = USAGES[call.args[0]].line
+                call.err(f"usage: {line}; more: {line.split()[0]} --help")
             call.end(2 if isinstance(problem, Wrong) else 1)
         except Exception as problem:  # Our bug must cost one call, not the node.
-            self.acts.log(traceback.format_exc())
+            self.acts.log(traced())
             found = type(problem).__name__
             call.err(told("a bug of this comrade", found, "its log says more"))
             call.is_over = True
@@ -420,6 +461,10 @@ class Control:
                 self.acts.keep(waiting.call, ticket, on.paths)
             elif isinstance(on, Fetch):
                 self.acts.fetch(ticket, on)
+            elif isinstance(on, Do):
+                self.acts.aside(ticket, on.job)
+            elif isinstance(on, Letter):
+                self.acts.ask_node(ticket, on)
 
     def ticket(self) -> int:
         """Give a number for what is asked of the node."""

@@ -14,9 +14,11 @@ How it works. The file is opened once and judged by its descriptor, never by its
     own, but others may read it ──> chmod ──> tightened
                                       └─ no effect (a FAT stick) ──> copied home
 
+What jar.py has to keep is a list in the state directory, which is read with the cookie.
+
 Invariants.
-1. No cookie is ever overwritten or removed.
-2. None is visible before it is whole (where the filesystem knows links).
+1. No cookie is removed, or overwritten but by a newer one of its own cluster.
+2. None is visible before it is whole (where the filesystem knows links, or renames).
 3. What is returned is private to this user, or the user is told that it isn't.
 
 It does not listen for other clusters before one is made (comrade.py does), and does
@@ -25,14 +27,28 @@ not use the secret (net.py does).
 
 import os
 import stat
-from typing import Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Callable,
+    FrozenSet,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 NAME = ".leoronic_cookie"
 RANDOM_BYTES = 32  # 256 bits, written as hex
 BYTES_MIN = 16  # shorter is a typing error or a guess away
 BYTES_MAX = 1024  # longer isn't a cookie but some other file
 MODE = 0o600
+KEPT = "cookies"  # in the state directory
+KEPT_BYTES_MAX = 16384
 LOOSE = 0o077  # what nobody but the owner may have
+
+
+Kept = Sequence[Tuple[float, bytes]]  # see jar.py
 
 
 class WrongSetting(Exception):
@@ -52,18 +68,20 @@ def find(
     user_home: str,
     user: Optional[int] = None,
     fchmod: Callable[[int, int], None] = os.fchmod,
+    kept: Kept = (),
 ) -> Cookie:
     """Read the cookie at the first of the places that has one; else an empty Cookie.
 
     Tightens loose modes, or copies the file to the home directory where that has no
     effect. WrongSetting in all cases where the file there can't be trusted. Tests pass
-    another user's id, and the fchmod of a FAT stick.
+    another user's id, and the fchmod of a FAT stick; `kept` is what `kept` has read.
     """
     me = os.geteuid() if user is None else user
     for path in filter(os.path.lexists, places):
         secret, found, is_private = _read(path, me, fchmod)
         if not is_private:
-            return _bring_home(Cookie(secret, path, []), user_home, me, fchmod)
+            loose = Cookie(secret, path, [])
+            return _bring_home(loose, user_home, me, fchmod, kept)
         notices = []
         if found & LOOSE:
             change = f"tightened from {found:04o} to {MODE:04o}"
@@ -96,6 +114,87 @@ def make(places: Sequence[str], user_home: str) -> Cookie:
         f"the cookie can't be written; tried {tried}; "
         "set LEORONIC_COOKIE_FILE to a path that can be written"
     )
+
+
+# ---- newer ones
+
+
+def kept(home: str) -> List[Tuple[float, bytes]]:
+    """Read what `keep` wrote into a state directory; nothing if that is no list."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(os.path.join(home, KEPT), flags)
+    except OSError:
+        return []
+    try:
+        return parse_kept(os.read(fd, KEPT_BYTES_MAX))
+    except (OSError, ValueError):
+        return []
+    finally:
+        os.close(fd)
+
+
+def parse_kept(data: bytes) -> List[Tuple[float, bytes]]:
+    """Read lines of `seconds cookie`; ValueError: they are none."""
+    found = []
+    for line in data.split(b"\n")[:-1]:
+        left, _, secret = line.partition(b" ")
+        if not left.isdigit() or len(left) > 9:
+            raise ValueError("no time that a cookie counts")
+        try:
+            found.append((float(left), _checked(KEPT, secret)))
+        except WrongSetting as problem:
+            raise ValueError(str(problem)) from None
+    return found
+
+
+def keep(home: str, cookies: Kept) -> None:
+    """Write that list into a state directory, whole or not at all; OSError."""
+    lines = b"".join(b"%d %s\n" % (int(left), one) for left, one in cookies)
+    _write_over(os.path.join(home, KEPT), lines)
+
+
+def save(home: str, places: Sequence[str], user_home: str, cookies: Kept) -> str:
+    """Keep the list, then see to the files; give what can't be written there."""
+    keep(home, cookies)
+    return replace(places, user_home, cookies)
+
+
+def replace(places: Sequence[str], user_home: str, cookies: Kept) -> str:
+    """Write the newest wherever one from before it is; give what can't be written."""
+    newest, problem = cookies[0][1], ""
+    homes = [os.path.join(user_home, NAME)] if user_home else []
+    for path in dict.fromkeys([*places, *homes]):
+        try:
+            secret, _, _ = _read(path, os.geteuid(), os.fchmod)
+        except WrongSetting:
+            continue  # none is there, or one that isn't ours to change
+        if secret == newest or secret not in _known(cookies):
+            continue
+        try:
+            _write_over(os.path.realpath(path), newest + b"\n")
+        except OSError as error:
+            problem = problem or f"{path} can't be written ({error.strerror})"
+    return problem
+
+
+def _known(cookies: Kept) -> Set[bytes]:
+    return {secret for _, secret in cookies}
+
+
+def _write_over(path: str, content: bytes) -> None:
+    """Write a file in the place of the one that is there, if any."""
+    partial = f"{path}.{os.urandom(8).hex()}"  # other nodes may write it just now
+    _write_new(partial, content)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        os.unlink(partial)
+        raise
+    _flush_folder(os.path.dirname(path))
+
+
+# ---- reading and writing one
 
 
 def _read(
@@ -184,7 +283,11 @@ def _tighten(fd: int, fchmod: Callable[[int, int], None]) -> bool:
 
 
 def _bring_home(
-    loose: Cookie, user_home: str, me: int, fchmod: Callable[[int, int], None]
+    loose: Cookie,
+    user_home: str,
+    me: int,
+    fchmod: Callable[[int, int], None],
+    kept: Kept,
 ) -> Cookie:
     """Copy a cookie that chmod can't protect to the home directory, and use that."""
     target = os.path.join(user_home, NAME)
@@ -200,7 +303,7 @@ def _bring_home(
             f"{target} can't be written ({problem.strerror}); set LEORONIC_COOKIE_FILE"
         ) from problem
     secret, _, _ = _read(target, me, fchmod)
-    if secret != loose.secret:
+    if secret != loose.secret and not {secret, loose.secret} <= _known(kept):
         raise WrongSetting(
             f"two cookies differ; found {loose.path}, which others can read, and "
             f"{target}; remove the one of the other cluster"

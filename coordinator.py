@@ -35,6 +35,7 @@ ANSWER_S = 2.0  # an answer "running" is believed this long
 ASK_S = 1.0  # between two questions about a duplicate, or two orders to stop it
 FORGET_S = 60.0  # then what was asked and answered is dropped
 GRANTS_A_TURN = 64  # then the loop looks at its sockets again
+OVERDUE_LOOKS = 50  # tasks, each second
 # Of a task, then it is given up: refusals add runs too, and a record with more than
 # record.RUNS_MAX is malformed, also when two partitions' runs come together.
 RUNS_MOST = 300
@@ -70,6 +71,7 @@ class Coordinator:
         self.next_gone: Optional[float] = None  # when a worker will count as gone
         self._returned: List[Tuple[str, str, str]] = []  # worker, task, why
         self._grants = 0  # counts run keys (D8)
+        self.granted = 0  # runs that were seen to begin, whoever granted them
 
     def note(self, record: Record, gone: bool) -> None:
         """Look at a changed record for what `decide` cares about."""
@@ -77,6 +79,7 @@ class Coordinator:
         for run_key, run in record.runs.items():
             if run.phase in LIVING and not gone:
                 living += 1
+                self.granted += run_key not in self.living
                 self.living[run_key] = (run.worker, record.key)
             elif self.living.pop(run_key, None) and run.phase is Phase.RETURNED:
                 why = str(run.detail.get("why", ""))
@@ -120,6 +123,54 @@ class Coordinator:
             worker = self.matcher.workers.get(writer)
             if worker is not None and why != STALE:
                 self.matcher.refuse(worker, key, why, now)
+
+    # --- who coordinates, seen by the others --------------------------------------
+
+    def agrees(self, peer: str) -> bool:
+        """Say whether a peer follows whom we follow, if it is in the component."""
+        member = self.mesh.members.get(peer)
+        if member is None or peer not in self.mesh.component:
+            return True
+        mine = self.mesh.facts
+        return all(member.facts[name] == mine[name] for name in ("follows", "heeds"))
+
+    def is_idle(self, peer: str, now: float) -> bool:
+        """Say whether a peer coordinates, and for long has granted nothing (blame.py).
+
+        To be asked while its queue is the same as ours.
+        """
+        is_overdue = (
+            self.mesh.facts["follows"] == peer
+            and not self.mesh.is_frozen(now)
+            and all(self.agrees(member.node_id) for member in self.mesh.others())
+            and self._is_overdue()
+        )
+        return self.mesh.blame.is_idle(peer, is_overdue, self.granted, now)
+
+    def _is_overdue(self) -> bool:
+        """Say whether a task waits that whoever coordinates should grant at once.
+
+        Only what all see alike counts: it waits for nothing in the queue, was never
+        granted, and fits a worker that runs nothing and is in no doubt (probation.py).
+        """
+        matcher = self.matcher
+        free = [
+            worker
+            for worker in matcher.workers.values()
+            if not worker.runs and not worker.is_full() and not worker.refused
+            if not matcher.probation.has_failed(worker.writer)
+        ]
+        for where in matcher.ready[:OVERDUE_LOOKS] if free else ():
+            bucket = matcher.numbered.get(where[-1])
+            record = self.queue.records.get(where[-2])
+            if bucket is None or record is None or bucket.offered != where:
+                continue
+            if record.runs or bucket.watches or bucket.is_first:
+                continue
+            needs, alone = bucket.needs, bucket.alone
+            if any(not (w.lacks(needs) or w.busy_with(needs, alone)) for w in free):
+                return True
+        return False
 
     # --- lost runs ----------------------------------------------------------------
 

@@ -95,6 +95,9 @@ def telling(home: str) -> Iterator[None]:
         raise StateBroken(trouble(error, home)) from error
 
 
+GARBLED = "its schema is garbled"  # Python 3.7 says nothing at all, later ones raise
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """Tell damage from other errors."""
@@ -105,8 +108,10 @@ def _reading() -> Iterator[None]:
         if "locked" in text:
             raise StateInUse("another program has the queue's database open") from error
         if type(error) is DatabaseError or any(sign in text for sign in _DAMAGE_SIGNS):
-            raise Damage(text) from error
+            raise Damage(text or GARBLED) from error
         raise
+    except UnicodeDecodeError as error:  # of what SQLite says, with names that it read
+        raise Damage(GARBLED) from error
 
 
 def _connect(path: str, first: Sequence[str] = ()) -> Connection:
@@ -115,7 +120,7 @@ def _connect(path: str, first: Sequence[str] = ()) -> Connection:
     try:
         for pragma in (*first, *_PRAGMAS):
             database.execute("PRAGMA " + pragma).fetchall()
-    except DatabaseError:
+    except (DatabaseError, UnicodeDecodeError):
         database.close()
         raise
     return database
@@ -240,7 +245,7 @@ def _salvage(path: str, new: Connection) -> str:
     holes = 0
     try:
         old = _connect(path)
-    except DatabaseError:
+    except (DatabaseError, UnicodeDecodeError):
         return "nothing of it could be read"
     for row in _readable(old):
         if row is None:
@@ -359,7 +364,7 @@ def trouble(error: Exception, home: str) -> str:
     if is_full(error, home):
         return f"no space left on the disk of {home}"
     if isinstance(error, OSError):
-        return f"cannot use {home}: {error.strerror or error}"
+        return f"cannot use {home}: {error.strerror or error}; see LEORONIC_HOME"
     if "disk I/O" in str(error):
         return f"the disk of {home} fails: disk I/O error"
     if type(error) in (DatabaseError, Damage):

@@ -11,28 +11,31 @@ Invariant. A record that was decoded encodes to the same bytes on every version 
 size, and no part of the core has to check it again.
 """
 
-from typing import Any, Dict
+from functools import lru_cache
+from typing import Any, Dict, Tuple
 
 import conditions
 from record import (
+    ATTEMPT_MAX,
     COMMAND_BYTES_MAX,
     COUNTER_MAX,
     DEPTH_MAX,
     HEX,
     KNOWN_FIELDS,
     NAME_CHARS_MAX,
+    NEEDS_KEPT,
     RETRIES_MAX,
     RUNS_MAX,
+    TERM_MAX,
     File,
     Malformed,
     Needs,
     Phase,
     Record,
+    Rest,
     Run,
     canonical,
     derive,
-    encode,
-    hash64,
     is_name,
     is_writer,
     named_key,
@@ -52,27 +55,27 @@ def decode(wire: Any) -> Record:
     if not 0 < len(command.encode("utf-8", "surrogateescape")) <= COMMAND_BYTES_MAX:
         raise Malformed("c is empty or too long")
     order = _count(wire.get("o"), "o", COUNTER_MAX)
-    record = Record(str(key), command, needs, order, _text(wire.get("by"), "by", 300))
-    record.added = _number(wire.get("at"), "at")
-    record.name = _text(wire.get("id", ""), "id", NAME_CHARS_MAX)
-    if bool(record.name) != (n == 0):
+    adder = _text(wire.get("by"), "by", 300)
+    added = _number(wire.get("at"), "at")
+    name = _text(wire.get("id", ""), "id", NAME_CHARS_MAX)
+    if bool(name) != (n == 0):
         raise Malformed("a user's own id goes with a key 0-.. and no other")
-    if record.name and not is_name(record.name):
+    if name and not is_name(name):
         raise Malformed("id has characters that no id has")
-    if record.name and key != named_key(record.name, command, needs):
+    if name and key != named_key(name, command, needs):
         raise Malformed("the key isn't the hash of what the user gave")
-    record.deleted = _flag(wire.get("del", False), "del")
-    record.given_up = _text(wire.get("gu", ""), "gu", 300)
+    deleted = _flag(wire.get("del", False), "del")
+    given_up = _text(wire.get("gu", ""), "gu", 300)
+    unknown = {field: wire[field] for field in wire if field not in KNOWN_FIELDS}
+    _check_plain(unknown, DEPTH_MAX)
+    record = Record(str(key), command, needs, order, adder)
+    record.rest = Rest(needs, adder, added, name, deleted, given_up, unknown or None)
     runs = wire.get("runs", {})
     if not isinstance(runs, dict) or len(runs) > RUNS_MAX:
         raise Malformed("runs must be an object of %d runs at most" % RUNS_MAX)
     if runs:
         record.runs = {name: _decode_run(name, run) for name, run in runs.items()}
-    unknown = {field: wire[field] for field in wire if field not in KNOWN_FIELDS}
-    _check_plain(unknown, DEPTH_MAX)
-    record.extra = unknown or None
     record.state = derive(record)
-    record.digest = hash64(canonical(encode(record)))
     return record
 
 
@@ -83,25 +86,48 @@ def _decode_needs(wire: Dict[str, Any]) -> Needs:
         raise Malformed("files must be a list")
     if not isinstance(wanted, (list, tuple)) or len(wanted) > 1000:
         raise Malformed("if must be a list")
+    values = [wire.get(field, default) for field, default in _PLAIN.items()]
+    try:
+        needs = _plain_needs(tuple(wanted), *values)
+    except TypeError:  # what can't be hashed is not what it should be
+        needs = _plain_needs.__wrapped__(tuple(wanted), *values)
+    if files:
+        needs = needs._replace(files=tuple(_decode_file(file) for file in files))
+    return needs
+
+
+# Wire names of needs, and what is left out: all but conditions and files.
+_PLAIN: Dict[str, Any] = {
+    **{"mem": 0, "cores": 1, "sto": 0, "con": True},
+    **{"keep": False, "time": 0.0, "try": 0, "pri": 0},
+}
+
+
+@lru_cache(maxsize=NEEDS_KEPT, typed=True)  # 1, 1.0 and True are three values
+def _plain_needs(wanted: Tuple[Any, ...], *values: Any) -> Needs:
+    """Check needs but for files, once for neighbours that share them."""
+    memory, cores, storage, concurrency, keep, timeout, retries, priority = values
     return Needs(
-        _count(wire.get("mem", 0), "mem", COUNTER_MAX),
-        _count(wire.get("cores", 1), "cores", 1000000, 1),
-        _count(wire.get("sto", 0), "sto", COUNTER_MAX),
-        _flag(wire.get("con", True), "con"),
+        _count(memory, "mem", COUNTER_MAX),
+        _count(cores, "cores", 1000000, 1),
+        _count(storage, "sto", COUNTER_MAX),
+        _flag(concurrency, "con"),
         tuple(_decode_condition(condition) for condition in wanted),
-        tuple(_decode_file(file) for file in files),
-        _flag(wire.get("keep", False), "keep"),
-        _number(wire.get("time", 0.0), "time", 0.0),
-        _count(wire.get("try", 0), "try", RETRIES_MAX),
-        _count(wire.get("pri", 0), "pri", 1 << 31, -(1 << 31)),
+        (),
+        _flag(keep, "keep"),
+        _number(timeout, "time", 0.0),
+        _count(retries, "try", RETRIES_MAX),
+        _count(priority, "pri", 1 << 31, -(1 << 31)),
     )
 
 
 def _decode_condition(text: Any) -> str:
     try:
-        conditions.unwire(_text(text, "if", 10000))
+        condition = conditions.unwire(_text(text, "if", 10000))
     except conditions.WrongCondition as problem:
         raise Malformed(str(problem)) from None
+    if condition.verb == "queue:done":
+        split_key(condition.argument)
     return str(text)
 
 
@@ -125,8 +151,9 @@ def _decode_run(key: str, run: Any) -> Run:
         raise Malformed("a run has no run key") from None
     if key != "%d.%d.%s.%d" % (attempt, term, writer, n) or not is_writer(writer):
         raise Malformed(f"{key!r} is no run key")
-    for number in (attempt, term, n):
-        _count(number, "a run key", COUNTER_MAX)
+    _count(attempt, "an attempt", ATTEMPT_MAX)
+    _count(term, "a term", TERM_MAX)
+    _count(n, "a run key", COUNTER_MAX)
     if not isinstance(run, (list, tuple)) or len(run) != 5:
         raise Malformed("a run must be a list of five")
     worker, session, inc, phase, detail = run

@@ -12,6 +12,9 @@ has no queue (a ghost, a start without a cookie) asks WHO, and comrades answer t
 datagram with one no longer than it. A beacon is 37 bytes: magic, version, what it
 says, cluster fingerprint, node id, port.
 
+A cluster that has a new cookie is known by both fingerprints while the old one counts
+(jar.py): it says the new one, hears both, and answers by the one that it is asked by.
+
 Invariants (D14): datagrams have one size and are read in sips; a flood, or spoofed
 senders, cost a bounded number of dials, none to another port than the cluster's; no
 answer is longer, or more often than once a second, so nothing is amplified.
@@ -24,7 +27,7 @@ import struct
 import sys
 import time
 from enum import IntEnum
-from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from wire import FINGERPRINT_BYTES, MAGIC, NO_CLUSTER, VERSION
 
@@ -99,11 +102,12 @@ class Discovery:
         self,
         port: int,
         node: str,
-        cluster: bytes,
+        clusters: Callable[[], Sequence[bytes]],
         is_comrade: bool = True,
         interfaces: Callable[[], List[Interface]] = lan_interfaces,
     ) -> None:
-        self._port, self._node, self._cluster = port, bytes.fromhex(node), cluster
+        """`clusters`: the fingerprints of our cookies, the newest first."""
+        self._port, self._node, self._clusters = port, bytes.fromhex(node), clusters
         self._is_comrade, self._interfaces = is_comrade, interfaces
         self._own: List[str] = []
         self._said = self._answered = self._rests_until = float("-inf")
@@ -145,14 +149,18 @@ class Discovery:
 
     def say(self) -> None:
         """Broadcast at once that we are here, or who is."""
-        interfaces = self._interfaces()
+        try:
+            interfaces = self._interfaces()
+        except OSError:
+            return  # no descriptor is free; the next beacon comes
         self._own = [interface.address for interface in interfaces]
         say = Say.HERE if self._is_comrade else Say.WHO
+        cluster = self._clusters()[0]
         for interface in interfaces:
-            self._send(say, (interface.broadcast, self._port))
+            self._send(say, cluster, (interface.broadcast, self._port))
 
-    def _send(self, say: Say, target: Tuple[str, int]) -> None:
-        message = (MAGIC, VERSION, say, self._cluster, self._node, self._port)
+    def _send(self, say: Say, cluster: bytes, target: Tuple[str, int]) -> None:
+        message = (MAGIC, VERSION, say, cluster, self._node, self._port)
         try:
             self._out.sendto(BEACON.pack(*message), target)
         except OSError:
@@ -181,9 +189,10 @@ class Discovery:
         # One port for a cluster: so nobody can aim our dials at other services.
         if (magic, port) != (MAGIC, self._port):
             return
-        if version != VERSION and cluster != self._cluster:
+        known = self._clusters()
+        if version != VERSION and cluster not in known:
             return  # else a dial lets both ends tell their users (wire.py)
-        ours = cluster == self._cluster or self._cluster == NO_CLUSTER
+        ours = cluster in known or known[0] == NO_CLUSTER
         if say == (Say.HERE if self._is_comrade else Say.ANSWER):
             is_own = node == self._node and sender[0] in self._own
             if not is_own and self._is_new(sender[0], now):
@@ -191,7 +200,7 @@ class Discovery:
         elif say == Say.WHO and self._is_comrade and (ours or cluster == NO_CLUSTER):
             if now >= self._answered + ANSWER_INTERVAL_S:
                 self._answered = now
-                self._send(Say.ANSWER, sender)
+                self._send(Say.ANSWER, cluster if ours else known[0], sender)
 
     def _is_new(self, address: str, now: float) -> bool:
         fresh = {a: t for a, t in self._hinted.items() if now < t + HINT_REPEAT_S}
@@ -208,7 +217,7 @@ def listen_for_cluster(
     interfaces: Callable[[], List[Interface]] = lan_interfaces,
 ) -> List[str]:
     """Ask twice who is here, whatever the cookie; return addresses. It blocks."""
-    asker = Discovery(port, "00" * 8, NO_CLUSTER, False, interfaces)
+    asker = Discovery(port, "00" * 8, lambda: [NO_CLUSTER], False, interfaces)
     found: List[str] = []
     start = time.monotonic()
     try:

@@ -13,6 +13,7 @@ acknowledged when the records are fsynced here *and* on one other comrade (the f
 answer); or here alone, when nobody answers within PATIENCE_S of the last progress or
 nobody is there. If this disk can't, two others must (or the only one there is). Who has
 confirmed is counted by link: a new link is sent the records again, and asked again.
+What has to be done for each of many records takes a slice a turn (`_begin`).
 
 Invariants.
 D1, D10  Acked without error is only emitted as said above.
@@ -21,12 +22,12 @@ An add that can't be acknowledged is gone again, or marked deleted wherever it g
 
 import json
 from itertools import islice
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Set
 
 from effects import Acked, Effect, Log, Persist, Written
 from matching import Matcher
 from mesh import Mesh
-from record import canonical, encode
+from record import canonical, text_of
 from replica import Replica
 from taskqueue import Queue
 
@@ -34,12 +35,14 @@ PATIENCE_S = 1.9  # for another comrade's disk, from its last progress: 2 s with
 DISK_RETRY_S = 2.0  # after a failed write; Written says what was wrong
 STUCK_S = 2.0  # a disk that owes an answer this long gets no work: busy ones take 0.1 s
 ROWS_A_WRITE = 1000  # records in one batch: a few ms to serialise
+KEYS_A_TURN = 2000  # of a pledge, that are released or unblocked (10 ms)
+NO_ANSWER = "this disk doesn't answer"
 PURGED = "purged/"  # meta: a writer's intervals of PURGED, as JSON
 OVER_AT = "~over"  # a row's own field: when this node saw it finished
 COPIES_WITHOUT_DISK = 2  # other comrades that must have it if this disk fails
 ONLY_HERE = (
-    "it is kept on this node only so far; no other comrade %s; it is copied as soon as "
-    "one does"
+    "it is kept on this node only so far; no other comrade %s; it is copied once one "
+    "is there"
 )
 
 
@@ -58,6 +61,7 @@ class Pledge:
         self.copies: Set[str] = set()  # peers that have all
         self.refusals: Set[str] = set()  # peers whose disk can't
         self.is_told = False  # some peer was sent it
+        self.is_released = False  # whole: peers may be sent all of it
         self.then: Optional[Callable[[str], None]] = None  # told instead of a user
 
     def confirm(self, peer: str, keys: Iterable[str], now: float) -> None:
@@ -93,10 +97,14 @@ class Durable:
         self.pledges: Dict[int, Pledge] = {}
         self._seq = 0
         self._then: Dict[int, Callable[[str], None]] = {}
+        self._syncs: Dict[int, bool] = {}  # tickets -> don't wait for one that hangs
         self._is_flushing = False
         self._retry_at: Optional[float] = None
         self._vouched = 0  # counts what is vouched for; tickets are above 0
         self._owes_since: Optional[float] = None  # the disk, an answer
+        self._steps: List[Iterator[None]] = []  # of what is long: one each turn
+        self.slice = KEYS_A_TURN
+        self._has_unblocked = False  # behind the decisions of this turn
 
     # --- the disk -----------------------------------------------------------------
 
@@ -107,6 +115,7 @@ class Durable:
         group: int = 0,
         close: int = 0,
         abort: int = 0,
+        may_wait: bool = False,
     ) -> None:
         """Write records as one transaction; `then` gets an error or ''."""
         keys = list(keys)
@@ -119,7 +128,7 @@ class Durable:
         for writer in unsaved:  # In the batch that drops what they cover, or before.
             meta[PURGED + writer] = canonical(purged.intervals[writer])
         purged.unsaved.clear()
-        self.emit(Persist(self._seq, rows, meta, group, close, abort))
+        self.emit(Persist(self._seq, rows, meta, group, close, abort, may_wait))
 
         def written(error: str) -> None:
             if error:
@@ -134,20 +143,30 @@ class Durable:
         for key in keys:
             self.dirty.pop(key, None)
 
+    def sync(self, ticket: int, unless_stuck: bool) -> None:
+        """Acknowledge a ticket once all that is known now is on disk."""
+        keys = [key for key in self.dirty if key not in self.matcher.blocked]
+        self._syncs[ticket] = unless_stuck
+        self.persist(keys, lambda error: self._synced(ticket, error))
+
+    def _synced(self, ticket: int, error: str) -> None:
+        if self._syncs.pop(ticket, None) is not None:
+            self.emit(Acked(ticket, (), error))
+
     def _row(self, key: str) -> Optional[bytes]:
         record = self.queue.records.get(key)
         if record is None:
             return None
-        wire = encode(record)
+        text = text_of(record)
         if record.over_at >= 0:
-            wire[OVER_AT] = record.over_at
-        return canonical(wire)
+            text = b'%s,"%s":%d}' % (text[:-1], OVER_AT.encode(), record.over_at)
+        return text
 
     def load(self, wire: Any) -> None:
         """Take a row that the disk had."""
         over_at = wire.pop(OVER_AT, -1) if isinstance(wire, dict) else -1
         record = self.queue.merge(wire)
-        if record is not None:
+        if record is not None and over_at >= 0:  # Else it shares with its neighbours.
             record.over_at = over_at
 
     def load_purged(self, meta: Mapping[str, bytes]) -> None:
@@ -169,7 +188,7 @@ class Durable:
             self.emit(Log(message.error or "the disk works again"))
 
     def flush(self, now: float) -> None:
-        """Hand what changed to the disk, one batch at a time; settle pledges."""
+        """Hand what changed to the disk, one batch at a time."""
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
         unsaved = self.queue.purged.unsaved
@@ -180,11 +199,38 @@ class Durable:
             keys = list(islice(free, ROWS_A_WRITE))
             if keys or unsaved:
                 self._is_flushing = True
-                self.persist(keys, self._on_flushed)
+                self.persist(keys, self._on_flushed, may_wait=True)
         if self._then and self._owes_since is None:
             self._owes_since = now
+        if self.is_stuck(now):
+            for ticket in [t for t, may_end in self._syncs.items() if may_end]:
+                self._synced(ticket, NO_ANSWER)
+        self._has_unblocked = False
+        steps, self._steps = self._steps, []
+        for rest in steps:
+            self._begin(rest)
+
+    def settle(self, now: float) -> None:
+        """End the pledges that are kept, or can't be."""
         for pledge in list(self.pledges.values()):
-            self._settle(pledge, now)
+            if pledge.is_released:
+                self._settle(pledge, now)
+            else:
+                pledge.deadline = now + PATIENCE_S
+
+    def _begin(self, steps: Iterator[None]) -> None:
+        """Do a slice of what is long, and the others in the next turns."""
+        for _ in steps:
+            self._steps.append(steps)
+            break
+
+    def _slices(
+        self, keys: List[str], do: Callable[[List[str]], None]
+    ) -> Iterator[None]:
+        for i in range(0, len(keys), self.slice):
+            if i:
+                yield
+            do(keys[i : i + self.slice])
 
     def is_stuck(self, now: float) -> bool:
         """Say whether the disk hangs: it has owed an answer for long."""
@@ -196,10 +242,13 @@ class Durable:
 
     def is_clean(self) -> bool:
         """Say whether the disk has everything."""
-        return not (self.dirty or self._then or self.queue.purged.unsaved)
+        unsaved = self.queue.purged.unsaved
+        return not (self.dirty or self._then or unsaved or self._steps)
 
     def deadline(self, now: float) -> Optional[float]:
         """Give the time when something is due; what is late waits for an answer."""
+        if self._steps or self._has_unblocked:
+            return now
         times = [p.deadline for p in self.pledges.values() if p.deadline > now]
         if self._retry_at is not None:
             times.append(self._retry_at)
@@ -216,15 +265,32 @@ class Durable:
         pledge = self.pledges[ticket] = Pledge(ticket, keys, now)
         pledge.new = new
         pledge.is_told = bool(self.replica.boxes)
-        self.replica.wanted.update(keys)
         for peer, box in self.replica.boxes.items():
             pledge.after[peer] = box.number
-        self.replica.send_again(keys)
-        staged = set(new) if group else ()
-        rows = [key for key in keys if key not in staged]
+        self._begin(self._release(pledge))
+        rows = keys
+        if group:
+            staged = set(new) if len(new) < len(keys) else ()
+            rows = [key for key in keys if key not in staged] if staged else []
         self.persist(
             rows, lambda error: self._on_here(pledge, error), group, close=group
         )
+
+    def _release(self, pledge: Pledge) -> Iterator[None]:
+        """Let peers have what is pledged, and be asked for it."""
+        for i in range(0, len(pledge.keys), self.slice):
+            if i:
+                yield
+            keys = pledge.keys[i : i + self.slice]
+            self.replica.want(keys)
+            # What is new stands at the same place in its list, or before.
+            self.replica.release(pledge.new[i : i + self.slice], keys)
+        pledge.is_released = True
+
+    def _unblock(self, keys: List[str]) -> None:
+        for key in keys:
+            self.matcher.unblock(key)
+        self._has_unblocked = True
 
     def vouch(self, keys: List[str], then: Callable[[str], None], now: float) -> None:
         """Do the same for records of a ghost; `then` gets an error or ''."""
@@ -253,8 +319,7 @@ class Durable:
         pledge.error = pledge.error or error
         pledge.is_here = not pledge.error
         if pledge.is_here:
-            for key in pledge.new:
-                self.matcher.unblock(key)
+            self._begin(self._slices(pledge.new, self._unblock))
         else:  # Others may keep it; then it is for this disk too, when that works.
             self.dirty.update(dict.fromkeys(pledge.keys))
 
@@ -283,10 +348,19 @@ class Durable:
             return
         enough = max(1, min(COPIES_WITHOUT_DISK, peers))
         if len(pledge.copies) >= enough and (is_late or pledge.is_here is False):
-            note = pledge.error or "this disk doesn't answer"
+            note = pledge.error or NO_ANSWER
             self._end(pledge, "", "kept by other comrades, not on this disk: " + note)
         elif pledge.is_here is False and (is_late or not peers):
             self._fail(pledge)
+        elif pledge.refusals and now >= pledge.deadline:
+            self._ask_again(pledge, now)
+
+    def _ask_again(self, pledge: Pledge, now: float) -> None:
+        """This disk hangs: other comrades must have it, whose disks may work again."""
+        for peer in pledge.refusals:
+            self.replica.send_again(pledge.keys, peer)
+        pledge.refusals.clear()
+        pledge.deadline = now + PATIENCE_S
 
     def _alone(self) -> str:
         """Say that known members are away; one who knows no other says nothing."""
@@ -316,12 +390,9 @@ class Durable:
 
     def _end(self, pledge: Pledge, error: str, note: str) -> None:
         del self.pledges[pledge.ticket]
-        self.replica.wanted.difference_update(pledge.keys)
-        for other in self.pledges.values():
-            self.replica.wanted.update(other.keys)
-        if not error:
-            for key in pledge.new:
-                self.matcher.unblock(key)
+        self._begin(self._slices(pledge.keys, self.replica.want_no_more))
+        if not error and not pledge.is_here:
+            self._begin(self._slices(pledge.new, self._unblock))
         if pledge.then is not None:
             pledge.then(error)
         else:

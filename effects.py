@@ -57,9 +57,10 @@ class Delete(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Answer when all that is known now is on disk."""
+    """Answer when all that is known now is on disk; or, if so asked, when it hangs."""
 
     ticket: int
+    unless_stuck: bool = False
 
 
 class Tags(NamedTuple):
@@ -229,12 +230,19 @@ Message = Union[
     Written,
 ]
 
+# What peers, tasks and the disk tell, often several at once: a comrade's core may take
+# these together (node.take), in order, with one turn of all its decisions behind them.
+GATHERED = (Frame, RunEnded, RunRefused, RunStarted, Written)
+
 
 # --- effects ----------------------------------------------------------------------
 
 
 class Persist(NamedTuple):
-    """Write to disk as one transaction; see store.Batch for the groups."""
+    """Write to disk as one transaction; see store.Batch for the groups.
+
+    One that nobody waits for `may_wait` a little, so that more come together.
+    """
 
     seq: int
     rows: Sequence[Tuple[str, Optional[bytes]]]
@@ -242,6 +250,7 @@ class Persist(NamedTuple):
     group: int = 0
     close: int = 0
     abort: int = 0
+    may_wait: bool = False
 
 
 class Acked(NamedTuple):

@@ -23,26 +23,32 @@ here and end the process with 0 within STOP_S.
 import os
 import sys
 
-from ownpath import prefer_stdlib
+from ownpath import as_module, prefer_stdlib
 
+if __name__ == "__main__":
+    as_module(__file__)
 prefer_stdlib()
 
 import errno  # noqa: E402
 import functools  # noqa: E402
 import json  # noqa: E402
-import random  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import time  # noqa: E402
+from _random import Random  # noqa: E402
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, cast  # noqa: E402
 
 import calls  # noqa: E402
 import clairvoyants  # noqa: E402
+import cookie  # noqa: E402
 import discovery  # noqa: E402
+import doctor  # noqa: E402
 import effects as core  # noqa: E402
+import jar  # noqa: E402
 import machine  # noqa: E402
 import net  # noqa: E402
 import outputs  # noqa: E402
+import post  # noqa: E402
 import sandbox  # noqa: E402
 import settings  # noqa: E402
 import store  # noqa: E402
@@ -65,8 +71,10 @@ from process import (  # noqa: E402
     Quit,
     clock,
     say,
+    show,
     task_environ,
 )
+from shelf import Shelf  # noqa: E402
 from wire import End, Kind  # noqa: E402
 
 PROBE_S = 0.8  # to find out whether anybody is there, while looking around
@@ -93,7 +101,7 @@ class Ghost:
         self.watch, self.unwatch = self.loop.watch, self.loop.unwatch
         self.store = store.Store(config.home, self.loop.wake)
         self.files = self.store.files
-        self.choice = clairvoyants.Clairvoyants(wanted, random.Random().random)
+        self.choice = clairvoyants.Clairvoyants(wanted, Random().random)
         self.links: Dict[str, net.Link] = {}
         self.batches: Dict[int, store.Batch] = {}
         self.then: Dict[int, Callable[..., None]] = {}
@@ -124,21 +132,39 @@ class Ghost:
                 "no cookie; found none at %s; copy it from a comrade's folder"
                 % settings.cookie_places(self.config)[0],
             )
-        self.cookie = found.secret
         notices += found.notices
+        self.jar = jar.Jar(
+            found.secret,
+            cookie.kept(self.config.home),
+            jar.Seams(
+                *(clock, lambda: list(self.links)),
+                lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
+                *(self._save_cookies, self._tell),
+            ),
+        )
         self._open_sandbox()
         self._open_core()
         self.store.start()
         self._read_printed()
         notices += self.store.notices
+        self._open_post()
         self._open_control()
         if self.config.discovery and not self.config.address.startswith("127."):
-            cluster = wire.fingerprint(self.cookie)
             self._beacons = discovery.Discovery(
-                self.config.port, self.node.me.writer, cluster, is_comrade=False
+                self.config.port,
+                self.node.me.writer,
+                self.jar.clusters,
+                is_comrade=False,
             )
         self._sweep = Sweep(lambda: discovery.sweep(self.config.address))
+        self.jar.begin()
         return notices
+
+    def _save_cookies(self, kept: cookie.Kept) -> None:
+        home, user_home = self.config.home, self.config.user_home
+        places = settings.cookie_places(self.config)
+        job = lambda: cookie.save(home, places, user_home, kept)  # noqa: E731
+        self.aside(job, self.jar.on_saved)
 
     def _open_sandbox(self) -> None:
         config = self.config
@@ -175,8 +201,9 @@ class Ghost:
                 lambda: config.address,
                 self._shown_name,
                 lambda: self.node.tags,
-                lambda digests: None,
+                lambda digests: self.shelf.use(digests),
                 self._on_ended,
+                clock,
             ),
         )
 
@@ -193,19 +220,48 @@ class Ghost:
         self._addresses = meta.get("comrades", "").split()
         self.meta = {"writers": " ".join([*former, writer]).encode("ascii")}
         self.node.files.update(self.files.all())
+        self.shelf = Shelf(
+            *(self.files, self.node.queue, self.node.files),
+            *(lambda: machine.free_disk(config.home), self.log.write),
+        )
         self._write_meta()
+
+    def _open_post(self) -> None:
+        me = self.node.me.writer
+        config = self.config
+        self.post = post.Post(
+            *(config.directory, config.home, config.cookie_file),
+            post.Seams(
+                me,
+                lambda to: "" if to == me else self._peer() or None,
+                lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
+                lambda: [],  # its clairvoyant knows them
+                lambda: dict(
+                    doctor.of_machine(config.home, config.directory),
+                    **self.jar.health(),
+                ),
+                lambda run, which: self.sandbox.live_output(run, which),
+                lambda ticket, answer: self.control.on_answer(ticket, answer),
+                *(self.watch, clock),
+            ),
+        )
+
+    def _peer(self) -> str:
+        """Give the link to the clairvoyant; '' if there is none."""
+        return self.node.peer if self.node.clairvoyant else ""
 
     def _open_control(self) -> None:
         """Serve this machine's utilities: see calls.py."""
         acts = Acts(
             self._ask,
-            *(calls.never, calls.never, calls.never, calls.never),
+            *(calls.never, calls.never, calls.never),
             *(clock, time.time, self.log.write),
             lambda: settings.rows(self.config, *machine.machine()),
+            *(self.post.aside, self.post.ask),
         )
         self.calls = calls.Passing(
             calls.GhostSeams(
-                lambda: self.node.peer if self.node.clairvoyant else "",
+                self._peer,
                 lambda peer, kind, fields: self._send(core.Send(peer, kind, fields)),
                 self._keep,
             )
@@ -244,6 +300,7 @@ class Ghost:
                 self.step(core.FileHere(kept.digest))
             then(kept, error)
 
+        self.shelf.make_room_for([path])
         self.aside(lambda: self.files.keep(path), on_kept)
 
     def _read_printed(self) -> None:
@@ -295,6 +352,7 @@ class Ghost:
         for link in self._all_links():
             self._watch(link)
         self._tell_place()
+        times.append(self.choice.lonely_at)
         times += self._serve_calls(now)
         if self.stop_by is not None:
             times.append(self.stop_by)
@@ -304,11 +362,11 @@ class Ghost:
         return min((t for t in times if t is not None), default=None)
 
     def _serve_calls(self, now: float) -> List[Optional[float]]:
-        due = self.control.tick(now, False)
+        times = [self.post.tick(now), self.control.tick(now, False)]
         self.calls.drop_lost()
         self.port.flush()
         self.calls.flush()
-        return [due, self.port.drop_silent(now)]
+        return [*times, self.port.drop_silent(now), self.jar.tick(now)]
 
     def _all_links(self) -> List[net.Link]:
         dialled = [self._dialled] if self._dialled is not None else []
@@ -342,6 +400,7 @@ class Ghost:
         if self._beacons is not None:
             self._beacons.close()
         self.sandbox.close()
+        self.post.close(self.unwatch)
         self.store.close(CLOSE_S)
         self.log.write("stopped")
         self.log.close(CLOSE_S)
@@ -369,7 +428,8 @@ class Ghost:
                 self.unwatch(self._beacons.fileno())
         if is_lonely:
             times.append(self._beacons.tick(now, True))
-        address = self._sweep.tick(now, is_lonely and not self.choice.known)
+        # Also where comrades of former days are known: all may have other addresses.
+        address = self._sweep.tick(now, is_lonely)
         if address:
             self._probe(core.Probe(address))
         return [*times, self._sweep.due]
@@ -383,7 +443,11 @@ class Ghost:
 
     def _probe(self, effect: core.Probe) -> None:
         """Connect, and hang up: somebody is there, or not."""
-        sock = socket.socket()
+        try:
+            sock = socket.socket()
+        except OSError:  # no descriptor is free
+            self.step(core.Probed(effect.address, False))
+            return
         sock.setblocking(False)
         self._probes[sock] = effect.address
         self._probe_by = clock() + PROBE_S
@@ -405,10 +469,17 @@ class Ghost:
             self.step(core.Probed(address, is_there))
 
     def _dial(self, effect: core.Dial) -> None:
+        self._call(effect.address, self.jar.newest)
+
+    def _call(self, address: str, secret: bytes) -> None:
         me = wire.Hello(self.node.me.writer, self.node.me.writer, wire.Role.GHOST)
-        shake = wire.Handshake(True, self.cookie, me)
+        shake = wire.Handshake(True, secret, me)
         own = self.config.address if self.config.address_is_given else ""
-        link = net.dial(effect.address, self.config.port, shake, clock(), own)
+        try:
+            link = net.dial(address, self.config.port, shake, clock(), own)
+        except OSError:  # no descriptor is free: it is tried again
+            self.step(core.DialEnded(address, End.BUSY.name))
+            return
         self._dialled = link
         patience = self.choice.patience
         self._dial_by = None if patience is None else clock() + patience
@@ -433,6 +504,7 @@ class Ghost:
             peer = "k%d" % self._dials
             self.links[peer] = link
             self.step(core.LinkUp(peer, link.peer.writer))
+            self.jar.on_link(peer, link.shake.cookie)
         name = self._name_of(link)
         for frame in frames:
             self._on_frame(name, link, frame)
@@ -452,12 +524,17 @@ class Ghost:
         elif frame.kind is Kind.BYE:
             is_stopping = frame.fields.get("why") == "stopping"
             link.close(End.STOPPING if is_stopping else End.CLOSING)
-        elif frame.kind.name in calls.PASSING:
+        elif frame.kind in wire.POST or frame.kind.name in calls.PASSING:
             self._has_stepped = True  # what it brings is to be sent in this turn
             try:
                 fields = dict(frame.fields, body=frame.body)
-                self.calls.on_frame(peer, frame.kind.name, fields)
-            except (KeyError, TypeError, ValueError) as problem:
+                if frame.kind is Kind.NEW_COOKIE:
+                    self.jar.on_frame(peer, fields)
+                elif frame.kind in wire.POST:
+                    self.post.on_frame(frame.kind.name, fields)
+                else:
+                    self.calls.on_frame(peer, frame.kind.name, fields)
+            except (AttributeError, KeyError, TypeError, ValueError) as problem:
                 self.log.write("%s: %r" % (frame.kind.name, problem))
                 link.close(End.BAD_FRAME)
         else:
@@ -473,28 +550,29 @@ class Ghost:
         if link_dialled is not None and link_dialled.ended is not None:
             self._dialled = None
             link_dialled.close()
-            end = link_dialled.ended
+            end, address = link_dialled.ended, link_dialled.address
+            other = self.jar.after(link_dialled.shake.cookie)
+            if end is End.WRONG_COOKIE and other:
+                self._call(address, other)
+                return
             if end in (End.WRONG_COOKIE, End.WRONG_VERSION, End.NOT_OURS):
-                self._tell_once("%s: %s" % (link_dialled.address, link_dialled.why))
-            self.step(core.DialEnded(link_dialled.address, end.name))
+                self._tell_once("%s: %s" % (address, link_dialled.why))
+            self.step(core.DialEnded(address, end.name))
 
     def _tell_place(self) -> None:
         """Tell the user whose ghost this is, when that changes."""
         if not self.node.clairvoyant:
+            for text in self.choice.lonely(clock()):
+                self._tell(text)
             return
         offer = self.node.offer
         place = "%s at %s" % (self.node.clairvoyant, self.choice.at)
         if not self._told:
             self._told = place
             cores = offer["cores"]
-            print(
-                "leoronic: ghost %s is ready, of %s; %d core%s, %s of memory"
-                % (
-                    *(self.config.hostname, place, cores, "" if cores == 1 else "s"),
-                    settings.format_size(offer["memory"]),
-                ),
-                flush=True,
-            )
+            text = "leoronic: ghost %s is ready, of %s; %d core%s, %s of memory\n"
+            words = (self.config.hostname, place, cores, "" if cores == 1 else "s")
+            show(text % (*words, settings.format_size(offer["memory"])))
         elif place != self._told:
             self._told = place
             self._tell("now a ghost of " + place)
@@ -527,7 +605,7 @@ class Ghost:
             link.bye(effect.fields["why"])
         else:
             fields = dict(effect.fields)
-            body = fields.pop("body", b"")  # of a call
+            body = fields.pop("body", b"")  # of a call, or a letter
             link.send(Kind[effect.kind], fields, body)
         self._watch(link)
 
@@ -558,6 +636,7 @@ class Ghost:
             if is_here:
                 self.step(core.FileHere(effect.digest))
 
+        self.shelf.make_room(effect.size)
         self.transfers.want(Kind.FILE_WANT, effect.digest, effect.size, "", then)
 
     def _stopped(self, effect: core.Stopped) -> None:
@@ -643,10 +722,9 @@ def main(args: Sequence[str]) -> int:
     program = os.path.dirname(os.path.abspath(__file__))
     try:
         if args in (["--help"], ["-h"]):
-            print(USAGE, end="")
-            return EXIT_DONE
+            return EXIT_DONE if show(USAGE) else EXIT_SYSTEM
         if len(args) > 1:
-            raise Quit(EXIT_USAGE, "too many arguments; see --help")
+            raise Quit(EXIT_USAGE, "found %d arguments; see --help" % len(args))
         wanted, problem = clairvoyants.parse(args[0]) if args else ("", "")
         if problem:
             raise Quit(EXIT_USAGE, "the argument is %s; %s" % (args[0], problem))

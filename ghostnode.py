@@ -54,13 +54,14 @@ from effects import (
     WantFile,
     Written,
 )
-from facts import in_steps
+from facts import clipped, ids, in_steps, number
 from hands import FILE_S, NO_FILE, PAUSED, Hands
 from mesh import HEARTBEAT_S, PAUSE_S, SUSPECT_S
-from record import Record
+from record import TERM_MAX, Record
 from reports import Reports, Sent
 from taskqueue import Queue
 
+CHECK_PARTS_MAX = 64  # twice what a comrade asks for
 LOOK_S = 1.0  # while a task waits somewhere, what is free here is looked at so often
 BYE_WAIT_S = 0.5  # all is handed back: the clairvoyant gets it so long
 
@@ -80,7 +81,7 @@ class GhostNode:
         self.now = 0.0
         self._effects: List[Effect] = []
         self.queue = Queue(self._on_change)
-        self.hands = Hands(self.queue, me.writer, self.emit, self._may_start)
+        self.hands = Hands(self.queue, me.writer, cores, self.emit, self._may_start)
         self.reports = Reports(self.queue, self.hands, me.writer, self.emit)
         self.choice = choice
         self.files: Set[str] = set()
@@ -98,6 +99,7 @@ class GhostNode:
         self._seen: Optional[float] = None
         self._told: Dict[str, Any] = {}  # what was offered last
         self._wanted: List[str] = []  # conditions to look at
+        self._coming: List[List[str]] = []  # those that come in parts
         self._is_watching = False
         self._look_at: Optional[float] = None
         self._is_asked = False
@@ -256,7 +258,7 @@ class GhostNode:
 
     def _lose(self, may_be_there: bool) -> None:
         self.peer = self.clairvoyant = ""
-        self._is_watching = False
+        self._is_watching, self._coming = False, []
         self.reports.on_link_lost()
         self.choice.on_lost(self.now, may_be_there)
 
@@ -297,10 +299,10 @@ class GhostNode:
         self.reports.on_answered(fields["n"])
         self._learn_term(fields)
         self.clairvoyant = str(fields["name"])
-        self.choice.learn(str(address) for address in fields["addresses"])
+        self.choice.learn(ids(fields["addresses"]))
 
     def _learn_term(self, fields: Dict[str, Any]) -> None:
-        self.hands.term = max(self.hands.term, int(fields["term"]))
+        self.hands.term = max(self.hands.term, number(fields["term"], TERM_MAX))
 
     def _on_records(self, fields: Dict[str, Any]) -> None:
         self._learn_term(fields)
@@ -329,7 +331,13 @@ class GhostNode:
         self.offer["draining"] = bool(fields["on"])
 
     def _on_check(self, fields: Dict[str, Any]) -> None:
-        self._wanted = [str(text) for text in fields["conditions"]]
+        self._coming.append([str(text) for text in fields["conditions"]])
+        if len(self._coming) > CHECK_PARTS_MAX:
+            raise ValueError("too many conditions")
+        if fields.get("more"):
+            return
+        coming, self._coming = self._coming, []
+        self._wanted = [text for part in coming for text in part]
         self._is_watching = bool(fields["on"])
         if self._is_watching:
             self._ask()
@@ -350,7 +358,7 @@ class GhostNode:
         memory = message.free_memory
         self.offer["free_memory"] = None if memory is None else in_steps(memory)
         self.offer["free_disk"] = in_steps(message.free_disk)
-        self.offer["holds"] = sorted(message.holds)
+        self.offer["holds"] = clipped(message.holds)
         if self._is_watching and len(self.hands.mine) < self.offer["cores"]:
             self._look_at = self.now + LOOK_S
 
@@ -360,7 +368,7 @@ class GhostNode:
 
     def offer_now(self) -> Dict[str, Any]:
         """Give a copy of what is offered."""
-        return dict(self.offer, tags=sorted(self.tags))
+        return dict(self.offer, tags=clipped(self.tags))
 
     def _tell_offer(self) -> None:
         offer = self.offer_now()

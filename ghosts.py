@@ -24,10 +24,19 @@ D12 A ghost whose link ended with EOF, or that said that it stops, is dead. One 
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
 from coordinator import is_own_grant
+from deaths import GONE_EOF_S
 from effects import CloseLink, GhostUp, Log
-from facts import Facts, check_ghost, check_offer
+from facts import (
+    Facts,
+    check_ghost,
+    check_offer,
+    clipped,
+    ids,
+    next_number,
+    number,
+    parted,
+)
 from hands import FILE_S
-from mesh import GONE_EOF_S
 from record import UNFINISHED, Phase, Record, encode, split_key
 from whereabouts import Whereabouts
 
@@ -36,6 +45,8 @@ if TYPE_CHECKING:  # The node makes its Ghosts; only the hint looks back.
 
 OFF_S = 5.0  # nothing waits for so long: ghosts are no longer asked what they have
 FRAME_BYTES = 262144  # of records in one frame to a ghost, about
+CHECK_PART_BYTES = 65536  # of conditions in one, about
+CHECK_BYTES_MAX = 2 << 20  # of them in all: the relay holds twice as much for a ghost
 RUNS_TOLD = 10000  # of a ghost, in one ATTACH
 
 
@@ -83,7 +94,7 @@ class Ghosts:
             is_dead = why in ("eof", "stopping")
             if is_dead:
                 at = now if why == "eof" else now - GONE_EOF_S
-                self.mesh.deaths.ghosts[link.writer] = at
+                self.mesh.deaths.note_ghost(link.writer, at)
             self.where.author(link.writer, now, state="dead" if is_dead else "away")
             self._tag()
 
@@ -115,11 +126,11 @@ class Ghosts:
     def on_attach(self, link: Attached, fields: Facts, now: float) -> None:
         offer = check_offer(fields["offer"])
         runs = {str(run): str(key) for key, run in fields["runs"][:RUNS_TOLD]}
-        former = [str(writer) for writer in fields["former"]]
-        session, term = int(fields["session"]), int(fields["term"])
+        former = ids(fields["former"])
+        session, term = number(fields["session"]), number(fields["term"])
         self.mesh.learn_term(term)
         for writer in former:  # Its process killed all that they ran (DESIGN 4).
-            self.mesh.deaths.ghosts[writer] = now - GONE_EOF_S
+            self.mesh.deaths.note_ghost(writer, now - GONE_EOF_S)
             if writer in self.where.known:
                 self.where.author(writer, now, state="replaced")
         self.own[link.writer] = link
@@ -132,13 +143,14 @@ class Ghosts:
         )
         self._tag()
         self._addresses = self._known_addresses()
-        self._send_comrades(link, int(fields["n"]))
-        self.node.send(link.peer, "CHECK", self._asked)
+        self._send_comrades(link, number(fields["n"]))
+        self._send_check(link)
 
     def on_records(self, link: Attached, fields: Facts, now: float) -> None:
         """Merge what a ghost knows; say so, and say it again when it is durable."""
-        n = int(fields["n"])
+        n = number(fields["n"])
         joined, is_whole = self.queue.join_all(fields["r"])
+        self.node.peers.tell_set_aside("a ghost")
         for key, record, is_just_so in joined:
             if record is None:
                 self._tell_purged(link, [key])
@@ -287,11 +299,18 @@ class Ghosts:
             if self._idle_since is None:
                 self._idle_since = now
             is_on = now - self._idle_since < OFF_S
-        asked = {"conditions": sorted(matcher.wanted), "on": is_on}
+        asked = {"conditions": clipped(matcher.wanted, CHECK_BYTES_MAX), "on": is_on}
         if asked != self._asked:
             self._asked = asked
             for link in self.own.values():
-                self.node.send(link.peer, "CHECK", asked)
+                self._send_check(link)
+
+    def _send_check(self, link: Attached) -> None:
+        """Ask for the conditions, in parts."""
+        parts = parted(self._asked["conditions"], CHECK_PART_BYTES)
+        for i, part in enumerate(parts, 1):
+            fields = dict(self._asked, conditions=part, more=i < len(parts))
+            self.node.send(link.peer, "CHECK", fields)
 
     def deadline(self) -> Optional[float]:
         """Give the time when something is due here."""
@@ -312,7 +331,7 @@ class Ghosts:
         if facts["at"] == self.mesh.node_id and facts["state"] == "here":
             # It was attached to a former process of this node, and hasn't come back.
             if link is None:
-                facts = dict(facts, seq=facts["seq"] + 1, state="away")
+                facts = dict(facts, seq=next_number(facts["seq"]), state="away")
         elif link is not None:  # It has moved, and its old link is about to end.
             self.node.emit(CloseLink(link.peer, "moved"))
             del self.links[link.peer], self.own[writer]
@@ -325,6 +344,14 @@ class Ghosts:
         link = self.own.get(writer)
         if link is not None:
             self.node.send(link.peer, kind, fields)
+
+    def way_to(self, target: str) -> Optional[str]:
+        """Give the link that leads to a node or a ghost; None: none does."""
+        link = self.own.get(target)
+        if link is not None:
+            return link.peer
+        place = self.where.place_of(target)
+        return None if place == self.node.mesh.node_id else self.node.mesh.hop(place)
 
 
 GHOST_FRAMES: Dict[str, Callable[[Ghosts, Attached, Facts, float], None]] = {

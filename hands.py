@@ -13,7 +13,9 @@ one that is no longer wanted is killed. Reports of the sandbox become steps of t
 
 Invariants.
 D2  A run is started only from GRANTED, once, by the writer it was granted to.
-D4  A grant of an older term than the newest known is handed back unstarted.
+D4  A grant of an older term than the newest known is handed back unstarted. So is one
+    of a task that runs elsewhere, or is to: of two coordinators with the same term.
+    One for which no core is left is too: a node never commits more than it has.
 D13 RETURNED and ENDED are written when the run is gone, not when it is told to go.
 S7  Why a run is killed: deleted, done or failed by another end, purged, handed back,
     or the coordinator said that a smaller one lives. Never because it is doubted.
@@ -24,6 +26,7 @@ from typing import Any, Callable, Dict, Iterable, Set
 from effects import Effect, Kill, RunEnded, RunRefused, RunStarted, Start
 from record import FINAL, Phase, Record, Run, State, run_order
 from taskqueue import Queue
+from workers import is_lonely
 
 KILL_GRACE_S = 5.0  # between TERM and KILL (D13)
 STOP_GRACE_S = 1.0  # the same when the node stops: all is over within 2 s
@@ -36,6 +39,8 @@ DUPLICATE = "a duplicate: the same task runs elsewhere, and began earlier"
 SUPERFLUOUS = "the task is finished already"
 PAUSED = "this process was stopped for a while"
 STALE = "granted by a coordinator of an older term"
+ELSEWHERE = "granted by a coordinator that didn't know of another run"
+NO_ROOM = "granted by a coordinator that didn't see what runs there"
 NO_FILE = "a file that it needs isn't here yet"
 
 
@@ -46,11 +51,13 @@ class Hands:
         self,
         queue: Queue,
         writer: str,
+        cores: int,
         emit: Callable[[Effect], None],
         may_start: Callable[[Record, str], bool],
     ) -> None:
         self.queue = queue
         self.writer = writer
+        self.cores = cores  # that this node offers
         self.emit = emit
         self.may_start = may_start
         self.mine: Dict[str, str] = {}  # run key -> task key: what runs here
@@ -98,6 +105,10 @@ class Hands:
             why = HANDED_BACK
         elif term < self.term:
             why = STALE
+        elif runs_elsewhere(record, run_key):
+            why = ELSEWHERE
+        elif not self._has_room(record):
+            why = NO_ROOM
         if why:
             self._advance(record.key, run_key, "return", {"why": why})
         elif self.may_start(record, run_key):
@@ -106,6 +117,14 @@ class Hands:
             self.emit(Start(run_key, record, attempt))
         else:
             self.held[run_key] = record.key
+
+    def _has_room(self, record: Record) -> bool:
+        """Say whether it fits beside what runs here; who grants may be mad."""
+        found = (self.queue.records.get(key) for key in self.mine.values())
+        all_of_them = [record, *(one for one in found if one is not None)]
+        if sum(one.needs.cores for one in all_of_them) > self.cores:
+            return False
+        return len(all_of_them) == 1 or not any(map(is_lonely, all_of_them))
 
     def kill(self, run_key: str, why: str, grace_s: float) -> None:
         """Stop a run of this process; a second reason only hurries it."""
@@ -178,7 +197,7 @@ class Hands:
         if phase is Phase.LOST and event == "start":
             event = "refute"
         if phase is Phase.GRANTED and event == "end":
-            self.queue.advance(key, run_key, "start", {"at": detail["at"]})
+            event = "start end"  # of a short one only the end is told
         self.queue.advance(key, run_key, event, detail)
 
 
@@ -191,3 +210,13 @@ def unwanted(record: Record, run_key: str) -> str:
     if record.state is State.FAILED and not record.given_up:
         return SUPERFLUOUS
     return ""
+
+
+def runs_elsewhere(record: Record, run_key: str) -> bool:
+    """Say whether another run of this task has begun, or may before this one."""
+    others = [key for key in record.living() if key != run_key]
+    mine = run_order(run_key)
+    return any(
+        record.runs[key].phase is Phase.STARTED or run_order(key) < mine
+        for key in others
+    )

@@ -114,7 +114,8 @@ class _Ballast:
         """Tell whether it is in place; make it when there is room."""
         if not self._is_held:
             try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                fd = os.open(self._path, flags, 0o600)
             except OSError:
                 return False
             try:

@@ -12,12 +12,15 @@ sandbox.py import it for the process table.
                                       +-- keeper ...
 
 A *keeper* runs one task after the other: told by a line, it sources the few lines that
-shells.py made, waits, and reports the status. It is the seam for warm shells, which
-would fork where it executes bash. What a task leaves behind becomes the keeper's child,
+shells.py made, or evaluates the one line of a plain command (taskscript.py), waits, and
+reports the status. What a task leaves behind becomes the keeper's child,
 whatever it did to its session and environment, and the watcher's if the task killed its
 keeper. At EOF of its pipe (the node has died, or closed it) the watcher kills all that
 is below itself. Both start by way of this file, which executes what it stands for: no
 Python is forked, and none stays in memory.
+
+Keepers are in a pids cgroup below the node's own where one can be made: by root, as a
+rule, for whom there is no other limit on processes. The watcher, which makes it, isn't.
 
 Keepers are niced where the node is told to (LEORONIC_NICE), and so all of their tasks;
 the watcher isn't: it has to kill in time.
@@ -35,23 +38,25 @@ import sys
 import time
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Set
 
+AUTOGROUP_TRIES, AUTOGROUP_PAUSE_S = 20, 0.1
 SWEEP_PAUSE_S = 0.005  # between two looks at what is being killed
+PROCESSES_LEFT = 256  # of this user's limit: the node's and logins', whatever tasks do
 DESCRIPTORS_MAX = 4096  # what may have been inherited ends there
 PR_SET_CHILD_SUBREAPER = 36
+CGROUPS = "/sys/fs/cgroup"  # where all systems have them
+REMOVE_TRIES = 40  # of a cgroup: the last of its processes is just ending
 
 # $1: the file to source, which starts one job in the background and turns job control
-# off again. On, it gives the task a process group and default signals; while the task
+# off again; + says that its line is to be evaluated: then bash's own messages name no
+# file. On, it gives the task a process group and default signals; while the task
 # is waited for it is off, else one that stops itself would seem to have ended. This
 # bash adds one to SHLVL, and takes it off again where it executes the task's.
-KEEPER = """
-echo "up $$"
-while read -r _; do
-	set -m
-	. "$1" || exit
-	wait $!
-	echo "ended $?"
-done
-"""
+KEEPER = (  # one line: its number stands in what bash tells of a task
+    'echo "up $$"; while read -r _leoronic_task; do set -m; '
+    'if [[ -z $_leoronic_task ]]; then . "$1" || exit; '
+    'else IFS= read -r _leoronic_task <"$1" && eval "$_leoronic_task" || exit; fi; '
+    'wait $!; echo "ended $?"; done'
+)
 
 # Reads the keepers to start; "$@" is this file as a script. At EOF it becomes the
 # sweeper, keeps its process id, and with it its children.
@@ -205,11 +210,107 @@ def _yield_to_others(nice: int) -> None:
     try:
         nice = max(nice, os.getpriority(os.PRIO_PROCESS, 0))  # never the other way
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+        _say_to_autogroup(nice)
     except (AttributeError, OSError):
         pass  # another system: tasks run as they are
     # The system call has another number on each kind of machine; the program knows it.
     ask = ["ionice", "-c", "3", "-p", str(os.getpid())]
     os.spawnvp(os.P_WAIT, ask[0], ask)  # 127 where there is none
+
+
+def _say_to_autogroup(nice: int) -> None:
+    """Let this session yield as well: Linux may weigh sessions alike (sched(7))."""
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+                file.write(str(nice))
+            return
+        except BlockingIOError:  # it takes ten a second, of all but root
+            time.sleep(AUTOGROUP_PAUSE_S)
+        except OSError:
+            return  # a kernel without them
+
+
+def _less(most: int) -> int:
+    """Give how many of so many processes tasks may have."""
+    return max(most - PROCESSES_LEFT, most * 3 // 4)
+
+
+def _leave_some_processes() -> None:
+    """Let a task that forks without end fail before the node and the user's logins do.
+
+    The limit is one on all of a user's processes, and none for root.
+    """
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        if soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_NPROC, (_less(soft), hard))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # another system
+
+
+def pids_group(runs: str, top: str = CGROUPS, own: str = "/proc/self/cgroup") -> str:
+    """Give the path of the cgroup for the tasks of a node; '' if there are none.
+
+    Version 1 has a hierarchy of its own for pids, version 2 one for all; it is below
+    the node's own, so that whatever limits that has still hold.
+    """
+    name = "leoronic" + runs.replace("/", ".")[-200:]
+    for line in _read(own).decode("utf-8", "surrogateescape").splitlines():
+        number, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        below = top + "/pids" + path if "pids" in kinds.split(",") else ""
+        if number == "0" and os.path.exists(top + "/cgroup.controllers"):
+            below = top + path
+        if below:
+            return os.path.join(below, name)
+    return ""
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def make_pids_group(path: str) -> None:
+    """Make it; nothing where the kernel or its owner doesn't let us."""
+    above = os.path.dirname(path)
+    if not os.path.exists(above + "/cgroup.procs"):
+        return  # no path, or another system's
+    try:
+        if not os.path.isdir(path):  # of a node that lost its power
+            os.mkdir(path)
+        if not os.path.exists(path + "/pids.max"):  # version 2: not in use here yet
+            _write(above + "/cgroup.subtree_control", "+pids")
+        limit = _read(above + "/pids.max").strip()
+        most = _less(int(limit)) if limit.isdigit() else 1 << 30
+        # Half of what the kernel has for everyone: a bomb in a large one takes longer.
+        for name in ("pid_max", "threads-max"):
+            most = min(most, int(_read("/proc/sys/kernel/" + name) or 1 << 15) // 2)
+        _write(path + "/pids.max", str(most))
+    except (OSError, ValueError):
+        remove_pids_group(path, 1)
+
+
+def join_pids_group(path: str) -> None:
+    """Let this process, and what comes of it, be in it, if it is there."""
+    if path and os.path.exists(path + "/pids.max"):
+        try:
+            _write(path + "/cgroup.procs", str(os.getpid()))
+        except OSError:
+            pass
+
+
+def remove_pids_group(path: str, tries: int = REMOVE_TRIES) -> None:
+    """Remove it once nothing is in it."""
+    while tries and os.path.isdir(path):
+        tries -= 1
+        try:
+            os.rmdir(path)
+        except OSError:
+            time.sleep(SWEEP_PAUSE_S)
 
 
 def _become_keeper(base: str, directory: str, umask: int, bash: str) -> None:
@@ -225,7 +326,7 @@ def _become_keeper(base: str, directory: str, umask: int, bash: str) -> None:
         for target, fd in enumerate(fds):  # a source is never below a later target
             os.dup2(fd, target)
         report = 1
-        argv = ["bash", "-p", "-c", KEEPER, "leoronic-keeper", base + ".feed"]
+        argv = ["bash", "-p", "-c", KEEPER, "bash", base + ".feed", "leoronic-keeper"]
         os.execve(bash, argv, dict(entry.split(b"=", 1) for entry in entries))
     except OSError as error:
         why = f"! {error.filename or bash}: {error.strerror}\n"
@@ -244,15 +345,20 @@ def _sweep() -> None:
 
 def main(arguments: List[str]) -> None:
     runs, directory, umask, bash, nice, role = arguments[:6]
+    group = pids_group(runs)
     if role == "sweep":
         _sweep()
+        remove_pids_group(group)
         return
     _detach()
     if role == "watcher":
+        make_pids_group(group)
         _become_watcher(arguments[:5])
         return
     if int(nice):
         _yield_to_others(int(nice))
+    join_pids_group(group)
+    _leave_some_processes()
     _become_keeper(f"{runs}/{arguments[6]}", directory, int(umask), bash)
 
 

@@ -20,6 +20,9 @@ clone (a copied state directory), is told so and draws a new id; else it replace
 When two with one id meet each other, the one that was started last draws a new one.
 Until that is clear the newcomer isn't read, so nothing that it says is lost.
 
+Who refuses a cookie is tried with the next that counts (jar.py). Whose own was refused
+here, or named by a beacon, has a moment to come with another before the user is told.
+
 Invariants
 1. The core sees at most one link to a node, and LinkLost before the next LinkUp.
 2. With discovery off nothing is sent to an address that no user and no peer has named.
@@ -30,28 +33,29 @@ Invariants
 """
 
 import os
-import random
 import struct
+from _random import Random  # `random` brings 0.1 MiB more, hashlib among it
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import discovery
 import net
 import wire
 from addresses import (
-    ADDRESSES_MAX,
     PUT_OFF_S,
     Lookout,
     OwnAddress,
     Sweep,
+    Target,
     Targets,
+    Teller,
 )
 from effects import DialRefused, Frame, Identity, LinkLost, LinkUp, Message
+from jar import Jar
 from wire import End, Kind, Role
 
 PING_S = 1.0  # a clone's original has this long to answer
 CLONE_S = 5.0  # whoever is up for longer is the original, of two with one id
 PAUSE_S = 2.5  # woken so much too late: this process was stopped, the peers were not
-TELL_INTERVAL_S = 1.0  # between lines about strangers (FAULTS 42)
 
 OWN = frozenset((Kind.BYE, Kind.PING, Kind.PONG))  # they end here
 DIAL_NUMBER = struct.Struct("!Q")
@@ -73,27 +77,9 @@ class Seams(NamedTuple):
     step: Callable[[Message], None]
     clock: Callable[[], float]
     say: Callable[[str], None]  # to the user and the log
-    on_bulk: Callable[[str, wire.Frame], None]
+    on_bulk: Callable[[str, wire.Frame], None]  # of no concern to the core
     on_clone: Callable[[], None]  # we are a clone: draw a new id
     on_ghost: Callable[[net.Link], None]  # one has proved itself: it is the relay's
-
-
-class Teller:
-    """Tells the user about others, neither the same twice nor at any rate."""
-
-    def __init__(self, seams: Seams) -> None:
-        self._seams = seams
-        self._said: Set[Tuple[str, str]] = set()
-        self._said_at = float("-inf")
-
-    def once(self, about: str, what: str) -> None:
-        """Say this unless it was said, or something else just now."""
-        now = self._seams.clock()
-        is_new = (about, what) not in self._said and len(self._said) < ADDRESSES_MAX
-        if is_new and now >= self._said_at + TELL_INTERVAL_S:
-            self._said.add((about, what))
-            self._said_at = now
-            self._seams.say("%s: %s" % (about, what))
 
 
 def rank(link: net.Link, me: str) -> Tuple[bool, bytes]:
@@ -107,23 +93,24 @@ class Links:
     """All links of one comrade."""
 
     def __init__(
-        self, me: Identity, cookie: bytes, port: int, peers: List[str], seams: Seams
+        self, me: Identity, jar: Jar, port: int, peers: List[str], seams: Seams
     ) -> None:
         self.me = me
-        self.cookie = cookie
+        self.jar = jar
         self.seams = seams
         self.links: Dict[str, net.Link] = {}  # node id -> the link the core knows
-        self.targets = Targets(peers, me.address, random.Random().random)
+        self.targets = Targets(peers, me.address, Random().random)
         self._lookout: Optional[Lookout] = None
         self._own: Optional[OwnAddress] = None
         self._all: Set[net.Link] = set()  # every link not yet known to have ended
         self._doubts: Dict[net.Link, Doubt] = {}  # by newcomer; it isn't watched
-        self._teller = Teller(seams)
+        self._watched: Dict[net.Link, bool] = {}  # for writing, too
+        self._teller = Teller(seams.clock, seams.say)
         self._count = 0  # dials and pings
         self._due: Optional[float] = None
         self._has_stepped = False
         self._began = seams.clock()
-        self._listener = net.Listener(me.address, port, lambda: self._shake(False))
+        self._listener = self._listen(me.address, port)
         self.port = self._listener.port
         seams.watch(self._listener.fileno(), self._on_listener, None)
 
@@ -133,10 +120,9 @@ class Links:
         sweep: Callable[[str], Iterator[str]] = discovery.sweep,
     ) -> None:
         """Look for others on the LAN, and let them find us."""
-        cluster = wire.fingerprint(self.cookie)
         self._lookout = Lookout(
             discovery.Discovery(
-                self.port, self.me.node_id, cluster, interfaces=interfaces
+                self.port, self.me.node_id, self.jar.clusters, interfaces=interfaces
             ),
             Sweep(lambda: sweep(self.me.address)),
             self.targets,
@@ -159,7 +145,7 @@ class Links:
     def move(self, address: str) -> bool:
         """Listen at another address; links from the former one carry nothing now."""
         try:
-            listener = net.Listener(address, self.port, lambda: self._shake(False))
+            listener = self._listen(address, self.port)
         except OSError as problem:
             self._teller.once(address, "can't listen there: %s" % problem.strerror)
             return False
@@ -184,6 +170,18 @@ class Links:
         """Say whether some address hasn't been tried yet, or is being tried."""
         return any(t.link or not t.failures for t in self.targets.all.values())
 
+    def health(self) -> Dict[str, Any]:
+        """Give what leoronic_doctor asks: who is heard, what can't be dialled."""
+        linked = {link.address for link in self.links.values()}
+        return {
+            "strange": self._teller.noted(),
+            "hears": sorted(self.links),
+            "failing": self.targets.failing(linked, set(self.links)),
+            "broadcasts": self._lookout and sorted(self._lookout.heard),
+            "up": self.seams.clock() - self._began,
+            "port": self.port,
+        }
+
     # --- the loop -----------------------------------------------------------------
 
     def tick(self, now: float) -> Optional[float]:
@@ -192,9 +190,11 @@ class Links:
         self._forgive(now)
         for link in list(self._all):
             link.tick(now)
+            if link.owes and link.peer is not None:
+                link.on_writable(now)  # likely so; to ask the selector takes a turn
         self._sweep(now)
         self._settle(now)
-        times: List[Optional[float]] = []
+        times: List[Optional[float]] = [self._teller.tick(now)]
         if self._lookout is not None:
             times += self._lookout.tick(now, not self.links, self._on_beacons)
         self._dial(now)
@@ -221,8 +221,9 @@ class Links:
 
     def _on_beacons(self) -> None:
         assert self._lookout is not None
-        for address in self._lookout.on_readable(self.seams.clock()):
-            self._teller.once(address, End.WRONG_COOKIE.value)
+        now = self.seams.clock()
+        for address in self._lookout.on_readable(now):
+            self._teller.refuse(address, now)
 
     def _on_listener(self) -> None:
         now = self.seams.clock()
@@ -233,14 +234,20 @@ class Links:
 
     def _take(self, link: net.Link) -> None:
         fd = link.fileno()
-        link.release = lambda: self.seams.unwatch(fd)
+        link.release = lambda: self._unwatch(link, fd)
         self._all.add(link)
         self._watch(link)
 
     def _watch(self, link: net.Link) -> None:
-        if link.ended is None and link not in self._doubts:
-            write = (lambda: self._on_write(link)) if link.want_write else None
+        was, wants = self._watched.get(link), link.want_write
+        if link.ended is None and link not in self._doubts and was is not wants:
+            self._watched[link] = wants
+            write = (lambda: self._on_write(link)) if wants else None
             self.seams.watch(link.fileno(), lambda: self._on_read(link), write)
+
+    def _unwatch(self, link: net.Link, fd: int) -> None:
+        self._watched.pop(link, None)
+        self.seams.unwatch(fd)
 
     def _on_read(self, link: net.Link) -> None:
         now = self.seams.clock()
@@ -270,7 +277,7 @@ class Links:
             link.close(End.STOPPING if why == "stopping" else End.CLOSING)
         elif self.links.get(peer) is not link:
             pass  # a twin that has to go, or one that the core has closed
-        elif frame.kind in wire.BULK:
+        elif frame.kind in wire.BULK or frame.kind in wire.POST:
             self.seams.on_bulk(peer, frame)
         elif frame.kind is Kind.PING:
             self.send(peer, "PONG", {"n": frame.fields.get("n")})
@@ -299,27 +306,48 @@ class Links:
 
     # --- dialling -----------------------------------------------------------------
 
-    def _shake(self, dialled: bool) -> wire.Handshake:
+    def _shake(self, dialled: bool, cookie: bytes = b"") -> wire.Handshake:
         hello = wire.Hello(self.me.node_id, self.me.writer, Role.COMRADE)
         self._count += 1
         nonce = DIAL_NUMBER.pack(self._count)
         nonce += os.urandom(wire.NONCE_BYTES - len(nonce))
         roles = (Role.COMRADE,) if dialled else (Role.COMRADE, Role.GHOST)
-        return wire.Handshake(dialled, self.cookie, hello, roles, nonce)
+        others = {} if dialled else self.jar.counting()
+        cookie = cookie or self.jar.newest
+        return wire.Handshake(dialled, cookie, hello, roles, nonce, others)
+
+    def _listen(self, address: str, port: int) -> net.Listener:
+        known = self.targets.all
+        return net.Listener(
+            address, port, lambda: self._shake(False), lambda other: other in known
+        )
 
     def _dial(self, now: float) -> None:
         for address, target in self.targets.due(now, self.links):
-            own = self.me.address
-            link = net.dial(address, self.port, self._shake(True), now, own)
-            target.link = link
-            if link.ended is None:
-                self._take(link)
-            else:
-                self._on_ended(link, link.ended, now)
+            self._call(address, target, self.jar.newest, now)
+
+    def _call(self, address: str, target: Target, cookie: bytes, now: float) -> None:
+        shake, own = self._shake(True, cookie), self.me.address
+        try:
+            link = target.link = net.dial(address, self.port, shake, now, own)
+        except OSError:  # no descriptor is free
+            self.targets.put_off(address, now, net.REDIAL_MAX_S)
+            return
+        if link.ended is None:
+            self._take(link)
+        else:
+            self._on_ended(link, link.ended, now)
 
     def _on_ended(self, link: net.Link, end: End, now: float) -> None:
-        if end in (End.WRONG_COOKIE, End.WRONG_VERSION):
-            self._teller.once(link.address, link.why)
+        if end is End.WRONG_COOKIE:
+            target = self.targets.all.get(link.address)
+            other = self.jar.after(link.shake.cookie)
+            if target is not None and target.link is link and other:
+                self._call(link.address, target, other, now)
+                return
+            self._teller.refuse(link.address, now)
+        elif end is End.WRONG_VERSION:
+            self._teller.once(link.address, link.why, True)
         target = self.targets.on_ended(link, now)
         if target is not None and self.targets.is_dead(target.owner):
             self._step(DialRefused(target.owner))
@@ -329,6 +357,7 @@ class Links:
     def _on_peer(self, link: net.Link, now: float) -> None:
         """A link is authenticated: choose between it and what was there."""
         assert link.peer is not None
+        self._teller.forgive(link.address)
         if link.peer.role is Role.GHOST:
             self.seams.on_ghost(link)
             return
@@ -353,8 +382,7 @@ class Links:
         else:
             self._count += 1
             old.send(Kind.PING, {"n": self._count})
-            self._watch(old)
-            self.seams.unwatch(link.fileno())
+            self._unwatch(link, link.fileno())
             self._doubts[link] = Doubt(old, self._count, now)
 
     def _on_own_id(self, link: net.Link, now: float) -> None:
@@ -390,6 +418,7 @@ class Links:
     def _use(self, link: net.Link, who: wire.Hello) -> None:
         self.links[who.node] = link
         self._step(LinkUp(who.node, who.writer))
+        self.jar.on_link(who.node, link.shake.cookie)
 
     def _on_pong(self, old: net.Link, n: Any) -> None:
         """The original lives: who came with its id is a clone."""
@@ -414,7 +443,7 @@ class Links:
     # --- what the core wants ------------------------------------------------------
 
     def send(self, peer: str, kind: str, fields: Dict[str, Any]) -> None:
-        """Send a frame of the core; a BYE ends the link once it is sent."""
+        """Send a frame of the core in the next `tick`; a BYE ends the link then."""
         link = self.links.get(peer)
         if link is None or link.ended is not None:
             return
@@ -422,21 +451,23 @@ class Links:
             if kind == "BYE":
                 link.bye(fields["why"])
             else:
-                link.send(Kind[kind], fields)
+                fields = dict(fields)
+                body = fields.pop("body", b"")  # of a letter
+                link.send(Kind[kind], fields, body)
         except ValueError as problem:  # the record of a peer, a little too long
             self._teller.once(peer, "%s can't be sent: %s" % (kind, problem))
-        self._watch(link)
 
     def close(self, peer: str, why: str) -> None:
         """End a link; the core knows it already."""
         link = self.links.pop(peer, None)
         if link is not None:
             self.targets.on_lost(link, peer, self.seams.clock())
+            if why == "kept away":
+                self.targets.put_off(link.address, self.seams.clock(), PUT_OFF_S)
             if why == "silent":
                 link.close(End.SILENT)
             else:
                 link.bye("closing")
-                self._watch(link)
 
     def flush(self) -> bool:
         """Send what can be sent at once; say whether all is out."""

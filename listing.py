@@ -1,4 +1,4 @@
-"""How tasks and nodes are shown: the row, the table, JSON, CSV, conditions in words.
+"""How a task or a node is shown: its row, as JSON, as CSV, conditions in words.
 
 Reason for this file beside verbs.py: what users read of the queue is one concern, what
 they may ask and how it is answered another.
@@ -18,7 +18,6 @@ import settings
 from control import (
     PIECE_BYTES,
     SLICE,
-    TURN,
     Call,
     Control,
     Verb,
@@ -29,26 +28,27 @@ from control import (
 from effects import Acked
 from record import UNFINISHED, Record, Run, State
 
-PROGRESS_S = 0.2  # between two redrawings
-COMMAND_CHARS = 40  # of a command in the table: longer ones don't widen the column
 FIELDS = (
     "id state node attempt exit command added started finished reason conditions "
     "files memory cores storage concurrency priority"
 ).split()
-HEADS = "ID STATE NODE TIME TRY EXIT COMMAND REASON".split()
 NODE_HEADS = "ADDRESS NAME ROLE STATE CORES MEMORY DISK RUNNING TAGS".split()
 
 
 def pour(call: Call, texts: Iterable[str]) -> Verb:
-    """Print texts in slices, no further ahead than the client reads."""
+    """Print texts in slices, no further ahead than the client reads.
+
+    Each piece costs the shell a fork, so one is of many slices.
+    """
     held: List[str] = []
     size = 0
-    for text in texts:
+    for count, text in enumerate(texts, 1):
         held.append(text)
         size += len(text)
-        if len(held) >= SLICE or size >= PIECE_BYTES:
+        if size >= PIECE_BYTES:
             call.raw(to_bytes("".join(held)))
             held, size = [], 0
+        if count % SLICE == 0 or not held:
             yield more_room(call)
     if held:
         call.raw(to_bytes("".join(held)))
@@ -57,11 +57,34 @@ def pour(call: Call, texts: Iterable[str]) -> Verb:
 # --- the queue ---------------------------------------------------------------------
 
 
+class Reasons:
+    """The reasons of many tasks: for those that are alike it is found once a slice."""
+
+    def __init__(self, ctl: Control) -> None:
+        self.ctl = ctl
+        self._known: Dict[Any, str] = {}
+        self._left = SLICE
+
+    def of(self, record: Record) -> str:
+        """Give the reason of a task."""
+        kind = None
+        if record.state is State.WAITING:
+            kind = self.ctl.node.alike(record)
+        self._left -= 1
+        if self._left == 0:
+            self._known, self._left = {}, SLICE
+        if kind is None:
+            return reason(self.ctl, record)
+        if kind not in self._known:
+            self._known[kind] = reason(self.ctl, record)
+        return self._known[kind]
+
+
 def json_rows(ctl: Control, chosen: List[Record]) -> Iterator[str]:
     """Give the pieces of one JSON list of objects."""
-    before = "["
+    before, many = "[", Reasons(ctl)
     for record in chosen:
-        yield before + json.dumps(row(ctl, record))
+        yield before + json.dumps(row(ctl, record, many))
         before = ",\n "
     yield "]\n" if chosen else "[]\n"
 
@@ -69,8 +92,9 @@ def json_rows(ctl: Control, chosen: List[Record]) -> Iterator[str]:
 def csv_rows(ctl: Control, chosen: List[Record]) -> Iterator[str]:
     """Give the lines of a CSV table, its header first."""
     yield ",".join(FIELDS) + "\n"
+    many = Reasons(ctl)
     for record in chosen:
-        yield ",".join(map(_csv_cell, row(ctl, record).values())) + "\n"
+        yield ",".join(map(_csv_cell, row(ctl, record, many).values())) + "\n"
 
 
 def _csv_cell(value: Any) -> str:
@@ -84,26 +108,7 @@ def _csv_cell(value: Any) -> str:
     return cell
 
 
-def table(ctl: Control, call: Call, chosen: List[Record]) -> Verb:
-    """Lay out the queue, in two passes: all rows at once would cost too much memory."""
-    widths = [len(head) for head in HEADS]
-    for count, record in enumerate(chosen, 1):
-        cells = _cells(ctl, record)
-        cells[-1] = cells[-1][:COMMAND_CHARS]
-        widths = [max(pair) for pair in zip(widths, map(len, cells))]
-        if count % SLICE == 0:
-            yield TURN
-
-    def rows() -> Iterator[str]:
-        yield laid_out(HEADS, [*widths, 0], call.width)
-        for record in chosen:
-            cells = [*_cells(ctl, record), printable(_reason(ctl, record))]
-            yield laid_out(cells, [*widths, 0], call.width)
-
-    yield from pour(call, rows())
-
-
-def _reason(ctl: Control, record: Record) -> str:
+def reason(ctl: Control, record: Record) -> str:
     """Say why a task waits, or the cause of its end, in the user's words."""
     if record.state is State.DONE:
         return ""
@@ -130,7 +135,7 @@ def _told_by(record: Record) -> Tuple[int, Optional[Run]]:
     return int(key.partition(".")[0]), run
 
 
-def row(ctl: Control, record: Record) -> Dict[str, Any]:
+def row(ctl: Control, record: Record, many: Reasons) -> Dict[str, Any]:
     """Give a task as `--json` shows it."""
     needs = record.needs
     attempt, run = _told_by(record)
@@ -147,7 +152,7 @@ def row(ctl: Control, record: Record) -> Dict[str, Any]:
         record.added,
         detail.get("at"),
         ended.get("end"),
-        _reason(ctl, record),
+        many.of(record),
         [text for text in shown if text],
         [file.name for file in needs.files],
         needs.memory,
@@ -159,7 +164,7 @@ def row(ctl: Control, record: Record) -> Dict[str, Any]:
     return dict(zip(FIELDS, values))
 
 
-def _cells(ctl: Control, record: Record) -> List[str]:
+def cells(ctl: Control, record: Record) -> List[str]:
     """Give a task as the table shows it, but for REASON."""
     attempt, run = _told_by(record)
     detail = run.detail if run is not None else {}
@@ -190,64 +195,13 @@ def _shown_condition(ctl: Control, text: str) -> str:
 
 def why_lines(ctl: Control, record: Record, now: float) -> Iterator[str]:
     """Say what a waiting task waits for: each condition, each node."""
-    workers = sorted(ctl.node.matcher.workers.values(), key=lambda w: w.name)
-    rows = [(r.subject, r.is_met, r.text) for r in ctl.node.why(record, now)]
-    here = []
-    for text in record.needs.conditions:
-        if conditions.is_worker(conditions.unwire(text)):
-            names = [w.name for w in workers if text in w.holds]
-            some = ", ".join(names[:5]) + (" .." if len(names) > 5 else "")
-            here.append((text, bool(names), f"on {some}" if names else "on no node"))
-    for subject, is_met, text in here + rows:
-        mark = "ok     " if is_met else "not yet"
-        words = in_words(ctl, record, f"{subject}: {text}")
+    for row in ctl.node.why(record, now):
+        mark = "ok     " if row.is_met else "not yet"
+        words = in_words(ctl, record, f"{row.subject}: {row.text}")
         yield f"  {mark}  {printable(words)}"
 
 
-# --- the progress of a wait -----------------------------------------------------------
-
-
-class Bar:
-    """The progress of a wait: drawn on a terminal only, and only what changed."""
-
-    def __init__(self, call: Call, waited: List[Record]) -> None:
-        self.call = call
-        self.waited = waited
-        self.drawn = float("-inf")
-        self.text = ""
-
-    def draw(self, now: float) -> Optional[float]:
-        """Draw if it is time to; else give when it will be."""
-        if not self.call.has_progress:
-            return None
-        if now - self.drawn < PROGRESS_S:
-            return self.drawn + PROGRESS_S
-        if self.call.out:  # Whoever doesn't read gets no more.
-            return now + PROGRESS_S
-        self.drawn = now
-        text = _progress(self.waited)
-        if text != self.text:
-            self.text = text
-            self.call.progress(text)
-        return None
-
-
-def _progress(waited: List[Record]) -> str:
-    counts = {state: 0 for state in State}
-    for record in waited:
-        counts[record.state] += 1
-    over = sum(n for state, n in counts.items() if state not in UNFINISHED)
-    bar = "#" * (30 * over // max(len(waited), 1))
-    return "[%-30s] %d/%d, %d running, %d failed" % (
-        bar,
-        over,
-        len(waited),
-        counts[State.RUNNING],
-        counts[State.FAILED],
-    )
-
-
-# --- nodes, and laying out ----------------------------------------------------------
+# --- nodes ------------------------------------------------------------------------
 
 
 def node_cells(member: Dict[str, Any]) -> List[str]:
@@ -267,12 +221,6 @@ def node_cells(member: Dict[str, Any]) -> List[str]:
         " ".join(member["tags"]) or "-",
     ]
     return [printable(cell) for cell in cells]
-
-
-def laid_out(cells: List[str], widths: List[int], width: int) -> str:
-    """Lay out a row of columns; the line is cut at width (0: never)."""
-    line = "  ".join(map(str.ljust, cells, widths)).rstrip()
-    return (line[: width - 1] + ">" if 0 < width < len(line) else line) + "\n"
 
 
 def not_durable(acked: Acked) -> List[str]:

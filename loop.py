@@ -15,10 +15,9 @@ one in `tick` costs that turn: a bug of ours must not take the node with it.
 import selectors
 import signal
 import socket
-import traceback
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
-from process import clock
+from process import clock, traced
 
 RETRY_S = 0.1  # after a bug of ours stopped a turn halfway
 
@@ -46,7 +45,7 @@ class Loop:
         try:
             due = self._tick()
         except Exception:
-            self._log(traceback.format_exc())
+            self._log(traced())
             due = clock() + RETRY_S
         if self.is_over:
             return
@@ -61,7 +60,7 @@ class Loop:
                 try:
                     function()
                 except Exception:
-                    self._log(traceback.format_exc())
+                    self._log(traced())
                     self._close(getattr(function, "__self__", None))
 
     @staticmethod

@@ -9,9 +9,14 @@ same, and to load it takes over 1 MiB of an old machine's memory. It is asked wh
 """
 
 import os
+import re
 from typing import Any, Dict, Mapping, NamedTuple
 
-MEMINFO = "/proc/meminfo"
+MEMINFO, MEMINFO_BYTES = "/proc/meminfo", 4096  # it stands at the beginning
+# What is looked at of it.
+_MEMINFO_ROW = re.compile(
+    rb"^(MemTotal|MemAvailable|MemFree|Buffers|Cached): +([0-9]+)", re.M
+)
 
 
 class Machine(NamedTuple):
@@ -56,13 +61,13 @@ def free_memory() -> int:
 
 
 def _meminfo() -> Dict[str, int]:
-    """What Linux tells, in bytes; empty elsewhere."""
+    """What Linux tells, in bytes; empty elsewhere. Asked before each start."""
     try:
-        with open(MEMINFO, encoding="ascii") as file:
-            rows = [line.split() for line in file]
+        with open(MEMINFO, "rb", buffering=0) as file:
+            rows = _MEMINFO_ROW.findall(file.read(MEMINFO_BYTES))
     except OSError:
         return {}
-    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) > 1}
+    return {name.decode("ascii"): int(kib) * 1024 for name, kib in rows}
 
 
 def free_disk(directory: str) -> int:
@@ -81,3 +86,19 @@ def which(name: str, directory: str, environ: Mapping[str, str]) -> str:
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return ""
+
+
+def is_program(name: str, directory: str, environ: Mapping[str, str]) -> bool:
+    """Whether the system itself can execute it; a shell would read other files."""
+    if "/" in name:
+        path = os.path.join(directory, name)
+        if not os.path.isfile(path):
+            return False  # never open a FIFO
+    else:
+        path = which(name, directory, environ)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return os.access(path, os.X_OK) and (start == b"\x7fELF" or start[:2] == b"#!")

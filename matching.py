@@ -15,6 +15,8 @@ with 100,000 in the queue as with 100: what waits on something isn't looked at.
 While members are missing, `share` says which tasks are this component's: within a
 priority they go first, so that two halves of a split cluster work on different ones.
 
+A worker that fails at once what ends well elsewhere gets few tasks (probation.py).
+
 Smaller tasks may pass a big one that has no room *now*; after PATIENCE_S a worker
 that could hold it is kept free for it. A task refused by a worker isn't offered to
 it for 1 s, doubling to 10 min.
@@ -27,7 +29,17 @@ from heapq import heappop, heappush
 from typing import Callable, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 import conditions
-from record import LIVING, UNFINISHED, Needs, Record, State, hash64
+from probation import Probation
+from record import (
+    LIVING,
+    UNFINISHED,
+    Needs,
+    Phase,
+    Record,
+    State,
+    hash64,
+    is_good_end,
+)
 from taskqueue import Queue
 from waits import IS_FIRST, Search, Waits, Watch
 from workers import Why, Worker, is_lonely
@@ -38,6 +50,10 @@ REFUSED_MOST_S = 600.0
 MOVE_SLICE = 2000  # tasks that change buckets in one turn of the loop (< 20 ms)
 REFUSALS_PASSED = 32  # tasks of one bucket that may be tried behind a refused one
 SPARE = 64  # entries of a heap that may be stale beyond as many as are valid
+ON_PROBATION = (
+    "on probation: its last %d runs failed at once, those of others don't; it gets a "
+    "task now and then"
+)
 NOWHERE = ""  # parked here: no single worker has the cores, memory and conditions
 
 Where = Tuple[int, bool, int, str, int]  # -priority, foreign, order, key, bucket
@@ -53,7 +69,7 @@ class Bucket:
         self.kind = kind
         self.needs, self.alone, self.foreign = kind
         self.heap: List[Record] = []
-        self.tidy_at = SPARE
+        self.stale = 0  # entries of the heap that may be gone, or there twice
         self.watches: List[Watch] = []
         self.is_first = False
         self.here: List[str] = []  # its `worker:` conditions
@@ -76,6 +92,7 @@ class Matcher:
         self.wanted: Dict[str, int] = {}  # `worker:` condition -> buckets that have it
         self.parked: Dict[str, Set[int]] = {}  # the same, held nowhere -> buckets
         self._is_foreign: Optional[Callable[[str], bool]] = None
+        self.probation = Probation()
         self._moving: List[Record] = []  # to other buckets
         self._counter = 0
 
@@ -106,11 +123,10 @@ class Matcher:
         if bucket is None:
             bucket = self._new_bucket(kind)
         heappush(bucket.heap, record)
-        if len(bucket.heap) > bucket.tidy_at:
+        if 2 * bucket.stale > len(bucket.heap) + SPARE:
             # One that was granted and came back may stand here twice.
             valid = {r.key: r for r in bucket.heap if self._is_placeable(bucket, r)}
-            bucket.heap = sorted(valid.values())
-            bucket.tidy_at = 2 * len(bucket.heap) + SPARE
+            bucket.heap, bucket.stale = sorted(valid.values()), 0
         if bucket.heap[0] is record or bucket.watches or bucket.is_first:
             self._offer(bucket)
 
@@ -125,6 +141,7 @@ class Matcher:
                 if worker.kept_for == record.key:
                     worker.kept_for = ""
         for bucket in self._buckets_of(record):
+            bucket.stale += 1
             if not self._top(bucket):
                 self._drop(bucket)
 
@@ -134,7 +151,8 @@ class Matcher:
 
     def _buckets_of(self, record: Record) -> List[Bucket]:
         """Give the buckets that a task may be in."""
-        found = [self.buckets.get((record.needs, *side)) for side in SIDES]
+        needs = record.needs
+        found = [self.buckets.get((needs, *side)) for side in SIDES]
         return [bucket for bucket in found if bucket is not None]
 
     def share(self, is_foreign: Optional[Callable[[str], bool]]) -> None:
@@ -153,6 +171,8 @@ class Matcher:
         for record in self._moving[-MOVE_SLICE:]:
             if record.state is State.WAITING and record.key not in self.blocked:
                 if self.waits.is_there(record):
+                    for bucket in self._buckets_of(record):
+                        bucket.stale += 1
                     self.place(record)
         del self._moving[-MOVE_SLICE:]
         if not self._moving:
@@ -167,8 +187,10 @@ class Matcher:
 
     def unblock(self, key: str) -> None:
         """Let a task be placed that wasn't durable before."""
+        record = self.queue.records.get(key) if key in self.blocked else None
         self.blocked.discard(key)
-        record = self.queue.records.get(key)
+        if not self.blocked:
+            self.blocked.clear()  # else it stays as large as it ever was
         if record is not None and record.state is State.WAITING:
             self.place(record)
 
@@ -194,6 +216,9 @@ class Matcher:
                 del self.held[run_key]
                 if known in self.workers:
                     self.workers[known].runs.pop(run_key, None)
+                if run.phase is Phase.ENDED and not gone:
+                    took = float(run.detail.get("took", 0.0))
+                    self.probation.note(run.worker, is_good_end(run), took)
             if holder is not None:
                 self.held[run_key] = holder
                 if holder in self.workers:
@@ -206,6 +231,7 @@ class Matcher:
     def attach(self, worker: Worker) -> None:
         """Know a worker, with the runs of its writer that the queue has."""
         self.workers[worker.writer] = worker
+        self.probation.know(worker.writer)
         if worker.writer in self.held.values():
             for record in self.queue.records.values():
                 for run_key in record.runs:
@@ -216,6 +242,7 @@ class Matcher:
     def detach(self, writer: str) -> None:
         """Forget a worker; its runs stay held until the queue says otherwise."""
         self.workers.pop(writer, None)
+        self.probation.forget(writer)
 
     # --- conditions of the queue --------------------------------------------------
 
@@ -250,6 +277,7 @@ class Matcher:
         heap = bucket.heap
         while heap and not self._is_placeable(bucket, heap[0]):
             heappop(heap)
+            bucket.stale -= 1
         return heap[0] if heap else None
 
     def _is_placeable(self, bucket: Bucket, record: Record) -> bool:
@@ -314,7 +342,8 @@ class Matcher:
 
     def pick(self, worker: Worker, now: float) -> Optional[Record]:
         """Give the first task, by priority and age, that fits this worker now."""
-        if worker.is_full():
+        idle = not worker.runs
+        if worker.is_full() or not self.probation.may_have(worker.writer, idle, now):
             return None
         passed: List[Where] = []
         found: Optional[Record] = None  # behind a refused one, unless one is older
@@ -335,6 +364,8 @@ class Matcher:
                 break
         for where in passed:
             heappush(self.ready, where)
+        if found is not None:
+            self.probation.picked(worker.writer, now)
         return found
 
     def peek(self) -> Optional[Tuple[Bucket, Record]]:
@@ -422,21 +453,16 @@ class Matcher:
     def why(self, record: Record, now: float) -> List[Why]:
         """Say what a waiting task waits for: each condition, each worker."""
         rows = [self.waits.why(record, text) for text in record.needs.conditions]
-        lines = [row for row in rows if row is not None]
-        alone = is_lonely(record)
+        return [row for row in rows if row is not None] + self.why_not_on(record, now)
+
+    def why_not_on(self, record: Record, now: float) -> List[Why]:
+        """Say of each worker what a waiting task lacks there."""
+        lines = []
         for worker in sorted(self.workers.values(), key=lambda w: w.name):
-            found = worker.lacks(record.needs) or worker.busy_with(record.needs, alone)
-            if worker.draining:
-                found.insert(0, "it is draining")
-            if worker.away:
-                found.insert(0, "it doesn't answer")
-            if worker.stuck:
-                found.insert(0, "its disk doesn't answer")
-            until, _, why = worker.refused.get(record.key, (0.0, 0.0, ""))
-            if until > now:
-                found.append("refused it: " + why)
-            if worker.kept_for not in ("", record.key):
-                found.append("kept free for a bigger task")
+            found = worker.why_not(record, now)
+            failed = self.probation.failures(worker.writer)
+            if failed:
+                found.append(ON_PROBATION % failed)
             lines.append(Why(worker.name, not found, "; ".join(found) or "fits"))
         return lines
 

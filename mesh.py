@@ -26,24 +26,27 @@ What they said before they were away is no answer: whose component grows gives o
 need no other barrier, and no time-out: a member that says nothing drops out of the
 component. (`is_frozen` is for the moment before somebody is in it: the peer of a new
 link, or who is known only from what a member says.)
-That holds for what a new link begins with. A link that drops out and works again still
-brings what its ends said before either granted on its own: so it never counts again,
-but is closed, unread if it was silent, and the next one begins with a first part.
+In a component where each is linked with each nobody passes on what another said, be it
+records or facts (`covers`): who said it says it to all, in that order. Before a word is
+said of one of its links having gone, all living runs are sent to all, and all facts.
+All this holds for what a new link begins with. A link that drops out and works again
+still brings what its ends said before either granted on its own: so it never counts
+again, but is closed, unread if it was silent; the next one begins with a first part.
 
 Invariants.
 D2  Of two members of one component, at most one may grant at any moment, and it knows
     all that the others granted.
 D3  One coordinator a component, once gossip has settled; a loser drops its claim.
 D4  Times decide how soon something is noticed, never what is true.
-D12 A worker is gone: at once when it said BYE stopping; GONE_EOF_S after its death (its
-    end closed and a redial was refused, or another process answered); else
-    GONE_SILENT_S after it dropped out of the component. Never while it is in it.
 """
 
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
-from component import first_hop, loose_ends, reachable
-from facts import TERM_MAX, Facts, check_facts
+from blame import Blame
+from component import first_hop, is_whole, loose_ends, reachable
+from deaths import GONE_EOF_S, Deaths
+from facts import Facts, check_facts
+from record import TERM_MAX
 
 HEARTBEAT_S = 1.0
 # Not two-way: without a valid frame for this long. A heartbeat's pause, a stop that is
@@ -54,10 +57,9 @@ PAUSE_S = 2.5  # a loop gap this long means that this process itself was stopped
 FREEZE_S = 3.0  # granting waits for who is about to join this long at most
 FLAP_S = 60.0  # a link that failed less than this ago ...
 FLAP_HOLD_S = 1.7  # ... must hold this long before it counts: frozen 2 s, with gossip
-GONE_EOF_S = 1.2  # D13's watcher needs 1 s to take the tasks of a killed node down
-REDIAL_MOST_S = 2.0  # a redial refused this soon after EOF: dead since EOF
-GONE_SILENT_S = 15.0  # after dropping out (4 s): 20 s in all, with gossip
 BUSY_DIFFERS = 1 / 16  # of a heartbeat, that roots differ while the queue changes
+ROOT_DIFFERS = 2  # heartbeats with another root before reconciling again
+DOUBTED_DIFFERS = ROOT_DIFFERS - BUSY_DIFFERS  # the next that differs is enough
 MISSING_S = 3600.0  # a lost member is listed, and counted as missing, this long
 FACTS_MAX = 200  # members known at once; a handful is what this is for
 DEAD_TOLD = 20  # dead writers that are gossiped
@@ -123,52 +125,6 @@ class Link:
         return self.was_doubted and now >= self.heard_at + SUSPECT_S
 
 
-class Deaths:
-    """Which processes are dead, and which may be called gone (D12)."""
-
-    def __init__(self, writer: str, tell: Callable[[], None]) -> None:
-        self.writer = writer
-        self.tell = tell  # the others
-        self.at: Dict[str, float] = {}  # writer -> when it died
-        self.missed_at: Dict[str, float] = {}  # writer of a run -> first not found
-        self.closed: Dict[str, Tuple[str, float]] = {}  # peer -> writer, time of EOF
-        self.ghosts: Dict[str, float] = {}  # the same as `at`; GHOST tells of them
-
-    def note(self, writer: str, at: float) -> None:
-        """Know that a process is dead, and tell the others."""
-        if writer not in self.at and writer != self.writer:
-            self.at[writer] = at
-            if len(self.at) > FACTS_MAX:
-                del self.at[next(iter(self.at))]
-            self.tell()
-
-    def on_link(self, peer: str, writer: str, now: float) -> None:
-        """A peer answers: as the process it was, or as another."""
-        closed, _ = self.closed.pop(peer, (writer, now))
-        if closed != writer:
-            self.note(closed, now)
-        if self.at.pop(writer, None) is not None:
-            self.tell()
-
-    def on_refused(self, peer: str, now: float) -> None:
-        """A redial was refused; the tasks have been dying since the link's end."""
-        writer, at = self.closed.pop(peer, ("", now))
-        if writer:
-            self.note(writer, at if now - at <= REDIAL_MOST_S else now)
-
-    def gone_at(
-        self, writer: str, present: Iterable[str], now: float
-    ) -> Optional[float]:
-        """Give the time when what this writer ran may be called lost, if ever."""
-        if writer in present:
-            self.missed_at.pop(writer, None)
-            return None
-        dead = self.at.get(writer, self.ghosts.get(writer))
-        if dead is not None:
-            return dead + GONE_EOF_S
-        return self.missed_at.setdefault(writer, now) + GONE_SILENT_S
-
-
 class Mesh:
     """The membership of one comrade."""
 
@@ -178,20 +134,24 @@ class Mesh:
         writer: str,
         starts: int,
         send: Callable[[str, str, Facts], None],
+        on_uncovered: Callable[[], None] = lambda: None,
     ) -> None:
         self.node_id = node_id
         self.writer = writer
         self.starts = starts
         self.send = send
+        self.on_uncovered = on_uncovered
         self.links: Dict[str, Link] = {}
         self.members: Dict[str, Member] = {}
         self.facts: Facts = {"links": [], "claim": None, "ready": False, "dead": []}
         self.facts.update(follows=node_id, term=0, stopping=False)
         self.facts.update(call=0, heeds=[writer, 0])
         self.component: Set[str] = {node_id}
+        self.whole: Set[str] = set()  # the component, if each is linked with each
         self.left_at: Dict[str, float] = {}  # node -> when it dropped out
         self.failed_at: Dict[str, float] = {}  # peer -> when its link failed last
         self.deaths = Deaths(writer, self._tell_dead)
+        self.blame = Blame()
         self.term = 0  # the highest known
         self.seq = 0
         self._due = 0.0  # the next heartbeat
@@ -219,6 +179,7 @@ class Mesh:
         link = self.links.pop(peer, None)
         if link is None:
             return
+        self.blame.on_link_lost(peer, link.is_settled())
         if why == "stopping":
             self.deaths.note(link.writer, now - GONE_EOF_S)
         elif why != "closing":
@@ -243,12 +204,15 @@ class Mesh:
     def on_heartbeat(self, link: Link, fields: Facts, root: str, version: int) -> None:
         """Take a heartbeat: their number, the last of ours that they heard, their root.
 
-        While our queue changes roots differ anyway; that counts for little.
+        While our queue changes roots differ anyway; that counts for little. A heartbeat
+        passes what waits before it: while more of theirs is to come it has no root.
         """
-        link.heard = fields["n"]
+        link.heard = max(link.heard, fields["n"])
         link.echoed_at = link.sent_at.get(fields["heard"], link.echoed_at)
         is_resting, link.version = link.version == version, version
-        if fields["root"] == root:
+        if not fields["root"]:
+            link.root_differs = max(link.root_differs, BUSY_DIFFERS)
+        elif fields["root"] == root:
             link.root_differs = 0.0
         else:
             link.root_differs += 1 if is_resting else BUSY_DIFFERS
@@ -268,7 +232,7 @@ class Mesh:
             self.deaths.note(known.writer, now)
         self.members[member.node_id] = member
         for peer, link in self.links.items():
-            if peer != source:
+            if peer != source and not self.covers(source, peer):
                 link.news[member.node_id] = None
         linked = {link.writer for link in self.links.values()}
         for writer in facts["dead"]:
@@ -307,13 +271,16 @@ class Mesh:
         gap, self._seen = now - self._seen, now
         return bool(self.links) and gap > PAUSE_S  # linked, it is here each second
 
-    def tick(self, now: float, root: str) -> None:
-        """Send heartbeats when due, watch the links."""
+    def tick(
+        self, now: float, root: Callable[[], int], is_sent: Callable[[str], bool]
+    ) -> None:
+        """Send heartbeats when due, with the root if all is sent; watch links."""
         is_due = self.links and now >= self._due
         if is_due:
             self._due = now + HEARTBEAT_S
+            text = "%x" % root()
             for link in self.links.values():
-                self._beat(link, root, now)
+                self._beat(link, text if is_sent(link.peer) else "", now)
         if is_due or (self._refresh_at is not None and now >= self._refresh_at):
             self.refresh(now)
 
@@ -363,6 +330,11 @@ class Mesh:
         self.tell(links=sorted(mine))
         graph, before = self._graph(), self.component
         self.component = reachable(self.node_id, graph)
+        whole, self.whole = self.whole, set()
+        if is_whole(self.component, graph):
+            self.whole = self.component
+        if not whole <= self.whole:
+            self._uncover()
         if not self.component <= before:
             self.tell(call=self.facts["call"] + 1)
         ends = loose_ends(self.component, graph)
@@ -378,6 +350,17 @@ class Mesh:
                 self.members.pop(node_id, None)
         self._follow()
         self._refresh_at = self._next_change(now)
+
+    def _uncover(self) -> None:
+        """Make good for what wasn't passed on; the next heartbeats compare the rest."""
+        for link in self.links.values():
+            link.news.update(dict.fromkeys(sorted([*self.members, self.node_id])))
+            link.root_differs = max(link.root_differs, DOUBTED_DIFFERS)
+        self.on_uncovered()
+
+    def covers(self, source: str, peer: str) -> bool:
+        """Say whether a peer hears from the source itself what that has told us."""
+        return source in self.whole and peer in self.whole
 
     def _follow(self) -> None:
         first, claim = self.coordinator(), self.facts["claim"]
@@ -477,6 +460,7 @@ class Mesh:
             return True
         return any(
             now - link.up_at < FREEZE_S
+            and self.blame.may_hold_up(link.peer)
             and not (link.is_settled() and link.peer in self.component)
             for link in self.links.values()
         )

@@ -15,7 +15,7 @@ link calls its `release` just before it closes its socket: from then on the numb
 the descriptor may be another file's, and must not be watched as the link's any more.
 
 Invariants (D14): a stranger costs one socket. The first bad frame ends a link. What a
-peer doesn't read costs a bounded queue; a heartbeat waits behind one piece at most.
+peer doesn't read costs a bounded queue; a heartbeat waits for what is on the wire only.
 
 Not done: IPv6, choosing between twin links, finding one-way links (heartbeats carry
 `heard` for that; the core decides).
@@ -28,6 +28,7 @@ import struct
 from collections import Counter, deque
 from typing import Callable, Deque, List, Optional, Tuple
 
+from descriptors import are_left
 from points import point
 from wire import (
     FRAME_BYTES_MAX,
@@ -53,12 +54,16 @@ LEAVE_S = 1.0  # for a BYE to be taken; D13 and CONTRACT stop a node within 2 s
 REDIAL_MIN_S, REDIAL_MAX_S = 0.2, 2.0  # one restart of a peer; bounds D12's take-over
 STRANGERS_MAX = 64  # sockets not yet authenticated, beyond which the oldest goes
 
+FEW = 4  # dials of a member that are under way at once: it was restarted, say
+BACKLOG = 512  # wait to be accepted; where that is full a dial is lost for a second
+ACCEPTS_MAX = STRANGERS_MAX // 4  # in one turn: who came before has turns to speak in
+
 PIECE_BYTES = 16 << 10  # of a file, an output, or (about) a batch of records
 SLOW_LINK_BYTES_S = 8 << 10  # 64 kbit/s, the slowest link that must hold
 SEND_BUFFER_BYTES = 64 << 10  # SO_SNDBUF: fills 100 Mbit/s at 5 ms
 URGENT_BYTES_MAX = 4 << 20  # a peer so far behind is closed; reconcile makes it good
 NO_COOKIE = b"-"  # of a link whose handshake is over
-READ_BYTES = 32 << 10  # at a time, so that the loop soon turns to the next
+READ_BYTES = 64 << 10  # at a time, so that the loop soon turns to the next
 WRITE_BYTES = 256 << 10  # likewise
 
 assert 2 * HEARTBEAT_INTERVAL_S < SUSPECT_S < DEAD_S
@@ -139,7 +144,7 @@ class Link:
         self.source: Callable[[], Optional[Frame]] = lambda: None
         self.release: Callable[[], None] = lambda: None  # called at the close
         self.since = now  # accepted, or connected
-        self._sock, self._handshake = sock, handshake
+        self._sock, self.shake = sock, handshake
         self._connecting = connecting
         self._seal = self._unseal = Seal(b"")
         self._decoder = Decoder(self._unseal)
@@ -182,7 +187,7 @@ class Link:
     @property
     def order(self) -> bytes:
         """What tells links of one dialler apart, the same at both ends; later: more."""
-        return self._handshake.order
+        return self.shake.order
 
     @property
     def heard_seq(self) -> int:
@@ -198,16 +203,17 @@ class Link:
     def why(self) -> str:
         """Why it has ended, in words for a user; '' while it hasn't."""
         if self.ended is End.WRONG_VERSION:
-            return version_words(self._handshake.version, VERSION)
+            return version_words(self.shake.version, VERSION)
         return self.ended.value if self.ended is not None else ""
 
     def send(self, kind: Kind, fields: Fields, body: bytes = b"") -> None:
-        """Queue a small frame, before all bulk; only once authenticated."""
+        """Queue a small frame, a heartbeat before all; only once authenticated."""
         assert self.peer is not None, "not authenticated"
         if self.ended is not None or self._leaving:
             return
         payload = encode(kind, fields, body)
-        self._urgent.append((kind, payload))
+        waiting, is_beat = self._urgent, kind is Kind.HEARTBEAT
+        (waiting.appendleft if is_beat else waiting.append)((kind, payload))
         self._urgent_bytes += len(payload)
         if self._urgent_bytes > URGENT_BYTES_MAX:
             self.close(End.OVERRUN)
@@ -238,13 +244,13 @@ class Link:
         None while our part of the handshake isn't out. Another process makes a link of
         them with `adopt`, and closes the socket; here it is to be closed, too.
         """
-        assert self._handshake.keys is not None, "not authenticated"
+        assert self.shake.keys is not None, "not authenticated"
         if self._wire:
             return None
         self.ended = End.GIVEN
         release, self.release = self.release, lambda: None
         release()
-        return self._sock, self._handshake.keys
+        return self._sock, self.shake.keys
 
     def tick(self, now: float) -> Optional[float]:
         """Close if its time is up, else return when that will be."""
@@ -268,7 +274,7 @@ class Link:
         """Read some; return the frames that are complete."""
         if not self.want_read:
             return []
-        size = READ_BYTES if self.peer is not None else self._handshake.needs
+        size = READ_BYTES if self.peer is not None else self.shake.needs
         try:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -287,13 +293,13 @@ class Link:
     def _on_eof(self, end: End) -> None:
         if self._said is not End.EOF:
             end = self._said
-        if self.dialled and not self._handshake.received:
+        if self.dialled and not self.shake.received:
             if end in (End.EOF, End.RESET):  # a reset if our hello was unread there
                 end = End.BUSY
         self.close(end)
 
     def _shake(self, data: bytes, now: float) -> None:
-        shake = self._handshake
+        shake = self.shake
         shake.feed(data)
         self._wire += shake.take()
         self._flush()
@@ -369,7 +375,7 @@ class Link:
 def dial(
     address: str, port: int, handshake: Handshake, now: float, own: str = ""
 ) -> Link:
-    """Start to connect, from the address `own` if given; the link may have ended."""
+    """Start to connect, from `own` if given. OSError: no descriptor is free."""
     sock = socket.socket()
     link = Link(sock, address, handshake, now, connecting=True)
     try:
@@ -407,31 +413,42 @@ class Strangers:
 
     Over the limit the one that came first of the address with the most goes ("busy"),
     not the newcomer: a thousand silent connections keep no good peer out (FAULTS 62).
+    Addresses that are known go last, with FEW at once: so neither a flood from hundreds
+    nor one from a member that is mad keeps anybody out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_known: Callable[[str], bool]) -> None:
+        self._is_known = is_known
         self._links: List[Link] = []
 
     def admit(self, link: Link) -> None:
-        """Count it in until it is authenticated, handed over, or gone."""
+        """Count it in until it is known or gone; if sockets are few another goes."""
         self._links = [known for known in self._links if known.is_stranger] + [link]
-        if len(self._links) > STRANGERS_MAX:
-            crowd = Counter(known.address for known in self._links)
-            max(self._links, key=lambda known: crowd[known.address]).close(End.BUSY)
+        if len(self._links) > STRANGERS_MAX or not are_left(link.fileno()):
+            crowd = Counter(one.address for one in self._links)
+            few = {a for a in crowd if crowd[a] <= FEW and self._is_known(a)}
+            key = lambda one: (one.address not in few, crowd[one.address])  # noqa: E731
+            max(self._links, key=key).close(End.BUSY)
 
 
 class Listener:
     """The cluster's TCP port; `greet` makes the handshake for each who connects."""
 
-    def __init__(self, address: str, port: int, greet: Callable[[], Handshake]) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        greet: Callable[[], Handshake],
+        is_known: Callable[[str], bool] = lambda address: False,
+    ) -> None:
         self._greet = greet
-        self._strangers = Strangers()
+        self._strangers = Strangers(is_known)
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._sock = socket.socket()
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._sock.bind((address, port))
-            self._sock.listen(2 * STRANGERS_MAX)
+            self._sock.listen(BACKLOG)
         except OSError:
             self.close()
             raise
@@ -456,7 +473,7 @@ class Listener:
     def on_readable(self, now: float) -> List[Link]:
         """Accept those who wait; return the links to watch from now on."""
         new: List[Link] = []
-        for _ in range(STRANGERS_MAX):
+        for _ in range(ACCEPTS_MAX):
             try:
                 sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError):

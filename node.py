@@ -18,6 +18,7 @@ This file ties the parts together; each has one concern:
     peers               links and frames
     ghosts              the light workers, and who is whose
     roster              the members in words
+    reasons             why a task waits, in words
 
 How it works. Every message is handled by the method that DISPATCH names. Then `_turn`
 does what is due, in an order that matters: the coordinator decides, this node's own
@@ -41,6 +42,7 @@ from typing import (
     Tuple,
 )
 
+import reasons
 from adding import Adding
 from coordinator import Coordinator
 from durable import Durable
@@ -104,14 +106,20 @@ class Node:
         self.matcher = Matcher(self.queue, search)
         self.worker = Worker(me.writer, me.name, cores, memory)
         self.matcher.attach(self.worker)
-        self.mesh = Mesh(me.node_id, me.writer, me.starts, self.send)
+        self.mesh = Mesh(
+            *(me.node_id, me.writer, me.starts, self.send),
+            lambda: self.peers.on_uncovered(),
+        )
         self.room = Room(me, self.worker, tags, self.mesh)
         self.files, self.tags = self.room.files, self.room.tags
-        self.replica = Replica(self.queue, self.send, self.room.on_got, self._on_stored)
+        self.replica = Replica(
+            *(self.queue, self.send, self.room.on_got, self._on_stored),
+            self.mesh.covers,
+        )
         self.durable = Durable(
             self.queue, self.matcher, self.mesh, self.replica, self.emit
         )
-        self.hands = Hands(self.queue, me.writer, self.emit, self._may_start)
+        self.hands = Hands(self.queue, me.writer, cores, self.emit, self._may_start)
         self.room.attach(self.matcher, self.replica, self.hands, self.emit)
         self.ghosts: Ghosts
         self.coordinator = Coordinator(
@@ -135,10 +143,25 @@ class Node:
         DISPATCH[type(message)](self, message, now)
         return self._turn(now)
 
+    def take(self, messages: List[Message], now: float) -> None:
+        """Take messages out of a list; the `step` or `tick` behind them decides.
+
+        One that breaks is out of it, too; a frame, half taken in, ends its link.
+        """
+        self._wake(now)
+        while messages:
+            message = messages.pop(0)
+            try:
+                DISPATCH[type(message)](self, message, now)
+            except Exception:
+                if isinstance(message, Frame) and message.peer in self.mesh.links:
+                    self.peers.close(message.peer, "bad frame", "broken", now)
+                raise
+
     def tick(self, now: float) -> Tuple[List[Effect], Optional[float]]:
         """Do what is due; give it and the time of the next call, if any is needed."""
         self._wake(now)
-        self.mesh.tick(now, "%x" % self.queue.root if self.mesh.links else "")
+        self.mesh.tick(now, lambda: self.queue.root, self.replica.is_sent)
         self.peers.close_silent(now)
         effects = self._turn(now)
         return effects, self._deadline(now)
@@ -156,6 +179,7 @@ class Node:
         self.room.on_disk(self.durable.is_stuck(now))
         self.room.check(now)
         self.ghosts.check(now)
+        self.durable.settle(now)  # Before: what can't be kept isn't started any more.
         self.hands.look_again()  # Refutes first what was merged as lost but runs here.
         if not self.hands.is_stopping:
             self.coordinator.decide(now)
@@ -190,6 +214,7 @@ class Node:
         times = [self.durable.deadline(now), self.mesh.deadline()]
         times += [self.room.deadline(now), coordinator.next_gone, self._bye_at]
         times += [self.purge.deadline(), self.ghosts.deadline()]
+        times.append(self.matcher.probation.deadline(now))
         if coordinator.wait_for and now < coordinator.wait_until:
             times.append(coordinator.wait_until)
         if self.mesh.links and coordinator.living:
@@ -270,10 +295,7 @@ class Node:
             self.emit(Acked(message.ticket, [], ""))
 
     def _on_sync(self, message: Sync, now: float) -> None:
-        keys = [key for key in self.durable.dirty if key not in self.matcher.blocked]
-        self.durable.persist(
-            keys, lambda error: self.emit(Acked(message.ticket, (), error))
-        )
+        self.durable.sync(message.ticket, message.unless_stuck)
 
     def _on_written(self, message: Written, now: float) -> None:
         self.durable.on_written(message, now)
@@ -381,21 +403,19 @@ class Node:
 
     def why(self, record: Record, now: float) -> List[Why]:
         """Give what a waiting task waits for, a line per condition and worker."""
-        return self.matcher.why(record, now)
+        return reasons.why(self, record, now)
 
     def reason(self, record: Record, now: float) -> str:
         """Say in a few words why a task waits, or how it ended."""
-        if record.state is State.WAITING:
-            if record.key in self.matcher.blocked:
-                return "is being written to disk"
-            unmet = [row for row in self.why(record, now) if not row.is_met]
-            return "; ".join("%s: %s" % (row.subject, row.text) for row in unmet[:2])
-        if record.given_up:
-            return record.given_up
-        run_key = record.telling_run()
-        if run_key is None:
-            return ""
-        return str(record.runs[run_key].detail.get("cause", ""))
+        return reasons.reason(self, record, now)
+
+    def alike(self, record: Record) -> Optional[Tuple[int, bool]]:
+        """Give what waiting tasks of one and the same reason have in common, if any."""
+        return reasons.alike(self, record)
+
+    def history(self, record: Record) -> List[str]:
+        """Say what became of a task so far, a line each."""
+        return reasons.history(self, record)
 
     def all_tags(self) -> Set[str]:
         """Give this node's tags, the one that ghosts give among them."""
@@ -408,6 +428,10 @@ class Node:
     def find_nodes(self, text: str) -> List[str]:
         """Give the ids of the nodes that a name, name@address or address means."""
         return self.roster.find_nodes(text)
+
+    def node_of(self, writer: str) -> str:
+        """Give the id of the node that a process with that writer is, or was."""
+        return self.roster.node_of(writer)
 
     def members(self) -> List[Dict[str, Any]]:
         """Give the nodes, as `leoronic_nodes --json` shows them."""

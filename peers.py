@@ -26,17 +26,18 @@ from typing import (
     Tuple,
 )
 
+from blame import STUBBORN_FAULTS
 from effects import CloseLink, Drain, Frame, Log, WantOutput
+from facts import number
 from hands import PAUSED
 from matching import owner_of
-from mesh import Link
+from mesh import ROOT_DIFFERS, Link
 from record import Phase, Record
 from workers import Worker
 
 if TYPE_CHECKING:  # The node makes its Peers; only the hint looks back.
     from node import Node
 
-ROOT_DIFFERS = 2  # heartbeats with another root before reconciling again
 ROUTE_HOPS = 8  # a routed frame goes no further
 SMALL_OUTPUT_BYTES = 65536  # outputs up to here are kept by every comrade
 
@@ -65,11 +66,15 @@ class Peers:
         self._component: Set[str] = set()  # as `know_workers` saw it
         self._shared: Tuple[FrozenSet[str], FrozenSet[str]] = (frozenset(), frozenset())
         self._storing: List[Storing] = []
+        self._told_of = 0  # records that are set aside
 
     # --- links --------------------------------------------------------------------
 
     def on_up(self, peer: str, writer: str, now: float) -> None:
         """Begin with a new link."""
+        if self.mesh.blame.is_away(peer, now):
+            self.node.emit(CloseLink(peer, "kept away"))
+            return
         if not self.mesh.links:
             self.mesh.tell(ready=False)
         self.mesh.on_link(peer, writer, now)
@@ -93,6 +98,11 @@ class Peers:
         """End a link from here."""
         self.node.emit(CloseLink(peer, reason))
         self.lose(peer, why, now)
+
+    def on_uncovered(self) -> None:
+        """Others may have missed what wasn't passed on to them (mesh.covers)."""
+        self.replica.send_living()
+        self.node.ghosts.where.tell_all()
 
     def close_silent(self, now: float) -> None:
         """End the links over which nothing came, or no echo in time (mesh.py).
@@ -196,7 +206,15 @@ class Peers:
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             # An authenticated peer that is mad, or of another version (D9).
             self.node.emit(Log("%s of %s: %r" % (message.kind, message.peer, problem)))
+            self._blame(message.peer, now)
             self.close(message.peer, "bad frame", "broken", now)
+
+    def _blame(self, peer: str, now: float, faults: int = 1) -> None:
+        """Note faults of a peer (blame.py)."""
+        seconds = self.mesh.blame.note(peer, now, faults)
+        if seconds:
+            what = "%s breaks the protocol again and again: it is kept away for %d s"
+            self.node.emit(Log(what % (peer, seconds)))
 
     def on_heartbeat(self, peer: str, fields: Fields, now: float) -> None:
         link = self.mesh.links[peer]
@@ -204,24 +222,41 @@ class Peers:
         self.mesh.on_heartbeat(link, fields, root, self.queue.version)
         # One of the two ends asks, so that they don't ask each other at once.
         if link.root_differs >= ROOT_DIFFERS and self.mesh.node_id < peer:
-            link.root_differs = 0.0
-            self.replica.compare_again(peer)
+            if self.replica.compare_again(peer):
+                link.root_differs = 0.0
+        coordinator, why = self.node.coordinator, ""
+        if self.mesh.blame.is_stubborn(peer, coordinator.agrees(peer), now):
+            why = "doesn't follow who coordinates"
+        elif link.root_differs == 0 and coordinator.is_idle(peer, now):
+            why = "coordinates and grants nothing"
+        if why:
+            self.node.emit(Log(f"{peer} {why}"))
+            self._blame(peer, now, STUBBORN_FAULTS)
+            self._leave(peer, why, now)
 
     def on_member(self, peer: str, fields: Fields, now: float) -> None:
         if self.mesh.on_member(peer, fields, now):
             self.know_workers()
 
     def on_records(self, peer: str, fields: Fields, now: float) -> None:
-        n = int(fields["n"])
+        n = number(fields["n"])
         self.source = peer
         merged, is_whole = self.replica.on_records(peer, fields["r"])
         self.source = ""
+        self.tell_set_aside(peer)
         self.node.send(peer, "GOT", {"n": n})
         for record in merged:
             self._want_outputs(peer, record)
         if fields["store"]:
             keys = [record.key for record in merged]
             self._store(Storing(self.mesh.links[peer], n, keys, is_whole))
+
+    def tell_set_aside(self, who: str) -> None:
+        """Log which records were malformed, each once; the queue bounds how many."""
+        malformed = list(self.queue.malformed.values())
+        for why in malformed[self._told_of :]:
+            self.node.emit(Log("a record of %s is set aside: %.300s" % (who, why)))
+        self._told_of = len(malformed)
 
     def _store(self, storing: Storing) -> None:
         """Tell a peer when records, and the files they need, are on this disk."""
@@ -260,7 +295,9 @@ class Peers:
         self.replica.on_stored(peer, fields["n"], fields["ok"])
 
     def on_purged(self, peer: str, fields: Fields, now: float) -> None:
-        self.queue.cover_all(fields["w"])
+        self.replica.on_purged(peer, fields["w"])
+        if "n" in fields:
+            self.node.send(peer, "GOT", {"n": fields["n"]})
 
     def on_tree(self, peer: str, fields: Fields, now: float) -> None:
         self.replica.on_tree(peer, fields["t"], fields["ask"])
@@ -317,7 +354,7 @@ class Peers:
             inner = dict(fields["fields"], origin=fields["origin"])
             if fields["kind"] in ROUTED:
                 self.node.ghosts.to_ghost(fields["to"], fields["kind"], inner)
-        elif fields["hops"] > 0:
+        elif 0 < fields["hops"] <= ROUTE_HOPS:
             hop = self.mesh.hop(self.node.ghosts.where.place_of(fields["to"]))
             if hop is not None:
                 self.node.send(hop, "ROUTE", dict(fields, hops=fields["hops"] - 1))

@@ -10,7 +10,9 @@ Invariants. The log never stops its process: a disk that is full or hangs costs 
 nothing else. A user's regex can't freeze the loop: a timer's signal interrupts `re`.
 """
 
+import contextlib
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -18,12 +20,22 @@ import sys
 import threading
 import time
 from queue import SimpleQueue
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
+VERSION = "1.0"  # of the program; the protocol's is in wire.py
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
 LOG_LINES_MAX = 1000  # that wait for the disk
+LOG_CHARS_MAX = 10000  # of one: a traceback, with what a peer made of it
 LOG_BYTES_MAX = 10 << 20  # then the log begins anew, the old one is kept as log.old
+# But tab and newline; C1 and what reorders text too.
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+SET_ASIDE_AT = 2  # looks at what is young, each after some 7000 new objects; of ten
+MANY = 10000  # tasks more or less than before: some MiB may be free
+QUIET_S = 1.0  # nothing changes, no long answer goes out: a list may want it until then
 EXIT_DONE, EXIT_USAGE, EXIT_SYSTEM = 0, 100, 111
+Given = TypeVar("Given")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_S = 1.9  # CONTRACT: exit 0 within 2 s of a signal
 CLOSE_S = 0.5  # a disk that hangs doesn't keep the process from ending
@@ -42,28 +54,90 @@ def clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class Search:
-    """Python's `re.search` with a time limit: a signal interrupts it (main thread)."""
+class Limit:
+    """Calls work within a time; a process has one, for it has one such signal."""
 
     def __init__(self) -> None:
+        self._is_set = False
         self._is_on = False  # Python may call the handler a little late
-        signal.signal(signal.SIGALRM, self._on_alarm)
 
-    def __call__(self, regex: str, text: str) -> bool:
+    def __call__(self, seconds: float, work: Callable[..., Given], *args: Any) -> Given:
+        """Call it; TimeoutError after that much of the processor (main thread).
+
+        Not of the clock: a busy machine may take that from us, and the work isn't to
+        blame. The signal interrupts Python code alone: what is called in C ends first.
+        """
+        if not self._is_set:
+            signal.signal(signal.SIGVTALRM, self._on_alarm)
+            self._is_set = True
         try:
             self._is_on = True
-            signal.setitimer(signal.ITIMER_REAL, SEARCH_S)
-            try:
-                return re.search(regex, text) is not None
-            finally:
-                self._is_on = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except (re.error, RecursionError, OverflowError):
-            return True  # From a peer of another Python version; undecided.
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            return work(*args)
+        finally:
+            self._is_on = False
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
     def _on_alarm(self, number: int, frame: Any) -> None:
         if self._is_on:
-            raise TimeoutError("the regex takes too long")
+            raise TimeoutError("it takes too long")
+
+
+within = Limit()
+
+
+def search(regex: str, text: str) -> bool:
+    """Do Python's `re.search`, within SEARCH_S."""
+    try:
+        return within(SEARCH_S, re.search, regex, text) is not None
+    except (re.error, RecursionError, OverflowError):
+        return True  # From a peer of another Python version; undecided.
+
+
+def set_aside() -> None:
+    """Keep Python from looking for garbage among what stays.
+
+    Records don't form circles, and go as soon as nobody has them; but to look through a
+    million of them is a pause of 0.3 s, again and again while they come. So what has
+    survived is taken out, before a look at all of it is due.
+    """
+    if gc.get_count()[2] >= SET_ASIDE_AT:
+        gc.collect(1)
+        gc.freeze()
+
+
+def trim() -> None:
+    """Have the C library give back what is free in it, where that can be said."""
+    try:
+        import ctypes  # 0.6 MiB that most nodes never need
+
+        ctypes.CDLL(None).malloc_trim(0)
+    except (ImportError, AttributeError, OSError):
+        pass  # not glibc
+
+
+class Spare:
+    """What a long list took on its way in, and is free now, goes back to the system.
+
+    glibc keeps it, 30 MiB after a million tasks, for the time when it is needed again.
+    """
+
+    def __init__(self, trim: Callable[[], None] = trim) -> None:
+        self._trim = trim
+        self._count = 0  # of tasks, when it was last given back
+        self._quiet_at = 0.0
+
+    def look(self, count: int, is_busy: bool, now: float) -> Optional[float]:
+        """Give it back once all is quiet; give the time of the next look."""
+        if is_busy:
+            self._quiet_at = now + QUIET_S
+        if abs(count - self._count) < MANY:
+            return None
+        if now >= self._quiet_at:
+            self._count = count
+            self._trim()
+            return None
+        return self._quiet_at
 
 
 class LogFile:
@@ -84,7 +158,8 @@ class LogFile:
     def write(self, text: str) -> None:
         """Have a line appended; too many that a hanging disk doesn't take are lost."""
         if self._lines.qsize() < LOG_LINES_MAX:
-            self._lines.put("%s %s\n" % (time.strftime("%Y-%m-%d %H:%M:%S"), text))
+            at = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._lines.put("%s %s\n" % (at, harmless(text[:LOG_CHARS_MAX])))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
@@ -101,7 +176,9 @@ class LogFile:
 
     def _append(self, line: str) -> None:
         try:
-            with open(self.path, "a", encoding="utf-8", errors="replace") as file:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            fd = os.open(self.path, flags, 0o600)
+            with open(fd, "a", encoding="utf-8", errors="replace") as file:
                 file.write(line)
                 is_long = file.tell() > self._bytes_max
                 self._take_along(file.fileno())
@@ -134,9 +211,44 @@ def _identity(fd: int) -> Tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def traced() -> str:
+    """Give the traceback of the exception that is being handled.
+
+    What words it takes 0.3 MiB, so it is loaded for a bug only; where that can't be, as
+    there is no descriptor left, the exception must do.
+    """
+    exception = sys.exc_info()
+    try:
+        import traceback
+    except (ImportError, OSError):
+        return repr(exception[1])
+    return "".join(traceback.format_exception(*exception))
+
+
 def say(text: str) -> None:
-    """Tell the user something on stderr."""
-    print("leoronic: " + text, file=sys.stderr, flush=True)
+    """Tell the user something on stderr; one that takes nothing more stops nobody."""
+    with contextlib.suppress(OSError):
+        print("leoronic: " + harmless(text), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> bool:
+    """Write what was asked for to stdout; say so, and give False, if that fails.
+
+    Not by `print`: what stays in its buffer fails again, with a traceback, at the end.
+    """
+    try:
+        os.write(1, text.encode("utf-8", "replace"))
+    except BrokenPipeError:
+        return False  # Whoever reads it has seen enough.
+    except OSError as problem:
+        say("stdout takes nothing; found: %s; see where it goes" % problem.strerror)
+        return False
+    return True
+
+
+def harmless(text: str) -> str:
+    """Escape what would disturb a terminal: names come from peers. Lines stay lines."""
+    return CONTROLS.sub(lambda found: "\\x%02x" % ord(found.group()), text)
 
 
 def task_environ(home: str) -> Dict[str, str]:

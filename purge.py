@@ -51,7 +51,8 @@ class Purge:
     def note(self, record: Record) -> None:
         """Stamp a record that is over, or take the stamp from one that isn't."""
         if record.state in UNFINISHED:
-            record.over_at = -1
+            if record.over_at >= 0:
+                record.over_at = -1
         elif record.over_at < 0:
             record.over_at = self.hours
 

@@ -18,8 +18,10 @@ Invariants
 
 import os
 
-from ownpath import prefer_stdlib
+from ownpath import as_module, prefer_stdlib
 
+if __name__ == "__main__":
+    as_module(__file__)
 prefer_stdlib()
 
 import json  # noqa: E402
@@ -28,7 +30,7 @@ import socket  # noqa: E402
 import struct  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
-from typing import Any, Callable, Dict, List, Optional  # noqa: E402
+from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: E402
 
 import net  # noqa: E402
 import store  # noqa: E402
@@ -284,7 +286,7 @@ class Relay:
         self._worker.do(guarded, lambda both: then(*both))
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> None:
     """Be the relay until main has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with main, not before
@@ -293,4 +295,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main([])

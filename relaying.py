@@ -31,12 +31,12 @@ import os
 import signal
 import socket
 import struct
-import sys
 import threading
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import net
+import ownpath
 import shells
 from effects import Frame, GhostUp, LinkLost, Message
 
@@ -96,6 +96,7 @@ class Seams(NamedTuple):
     unwatch: Callable[[int], None]
     log: Callable[[str], None]
     on_change: Callable[[bool], None]  # a relay runs, or no longer
+    on_link: Callable[[str, bytes], None]  # a ghost has proved that it has a cookie
 
 
 class Relay:
@@ -122,6 +123,11 @@ class Relay:
     def __contains__(self, peer: str) -> bool:
         """Say whether a link is one of a ghost's."""
         return peer in self._links
+
+    @property
+    def peers(self) -> List[str]:
+        """Give the links of ghosts."""
+        return list(self._links)
 
     @property
     def pid(self) -> int:
@@ -188,11 +194,9 @@ class Relay:
         self._generation += 1
         pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock, theirs = pair
-        python = [sys.executable, "-E", "-X", "utf8"]
-        script = os.path.join(self._program, SCRIPT)
+        words = ownpath.module_words(os.path.join(self._program, SCRIPT))
         with theirs:
-            fds = (theirs.fileno(), 1)
-            self._pid = shells.spawn([*python, script], os.environ, *fds)
+            self._pid = shells.spawn(words, os.environ, theirs.fileno(), 1)
         told = {
             "path": self._path,
             "key": self._key.hex(),
@@ -267,11 +271,13 @@ class Relay:
                 continue  # its socket is full just now
             self._handing.discard(link)
             if given is not None and link.peer is not None:
-                self._give(link.peer.writer, link.address, *given)
+                peer = self._give(link.peer.writer, link.address, *given)
+                if peer:
+                    self._seams.on_link(peer, link.shake.cookie)
 
     def _give(
         self, writer: str, address: str, sock: socket.socket, keys: Tuple[bytes, bytes]
-    ) -> None:
+    ) -> str:
         with sock:
             if self._sock is None:
                 self._start()
@@ -286,10 +292,11 @@ class Relay:
                 self._sock.sendmsg([head], rights)
             except OSError as problem:  # it is just ending, or hundreds wait there
                 self._seams.log("a ghost can't be handed over: %s" % problem)
-                return
+                return ""
         peer = name_of(number)
         self._links[peer] = number
         self._seams.step(GhostUp(peer, writer))
+        return peer
 
     # --- exchanging ---------------------------------------------------------------
 

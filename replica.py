@@ -9,7 +9,8 @@ reconciled. Frames leave through `send`; what comes in goes into the queue by me
 How it works. Each link has an `Outbox`: the *set of ids to send* (those with living
 runs first). A record is made into bytes when it is sent, so bursts coalesce and a slow
 peer holds a bounded set; WINDOW frames may be unanswered. Whoever's state a merge
-changed passes the id on, so a mesh with a missing link converges through the others.
+changed passes the id on, so a mesh with a missing link converges through the others;
+where no link is missing (mesh.covers) that would only say everything once more.
 
 Reconcile, both ends alike, at a new link and when roots stay different:
 
@@ -39,14 +40,15 @@ from typing import (
     Tuple,
 )
 
-from record import LIVING, Record, encode
+from record import LIVING, Record, encode, split_key
 from taskqueue import LEAVES, Queue, leaf_of
 
 WINDOW = 8  # frames under way to a peer
 FRAME_RECORDS = 200  # in one frame, and no more than ...
 FRAME_BYTES = 32768  # ... about this many bytes: 5 ms of a 64 Mbit/s link
 LEAF_KEYS = 500  # of a list, in one frame
-SCAN_SLICE = 5000  # keys looked at for reconciling in one turn of the loop (10 ms)
+INTERVALS = 500  # of one writer's PURGED, in one frame
+SCAN_SLICE = 2000  # keys looked at for reconciling in one turn of the loop (10 ms)
 
 Send = Callable[[str, str, Dict[str, Any]], None]
 
@@ -65,6 +67,7 @@ class Outbox:
         # Ordered sets (keys of a dict): what changed first is sent first.
         self.active: Dict[str, None] = {}  # with living runs: these go first
         self.rest: Dict[str, None] = {}
+        self.purged: Dict[str, int] = {}  # writers -> intervals of theirs that are sent
         self.sent: Dict[int, Sent] = {}  # not yet answered
         self.storing: Dict[int, List[str]] = {}  # not yet said to be on disk
         self.number = 0
@@ -81,7 +84,7 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Say whether all is sent and answered."""
-        return not (self.active or self.rest or self.sent)
+        return not (self.active or self.rest or self.purged or self.sent)
 
 
 class Replica:
@@ -93,23 +96,25 @@ class Replica:
         send: Send,
         got: Callable[[str, int, List[str]], None],
         stored: Callable[[str, int, List[str], bool], None],
+        covers: Callable[[str, str], bool],
     ) -> None:
         self.queue = queue
         self.send = send
         self.got = got
         self.stored = stored
+        self.covers = covers  # (source, peer): the peer hears from the source itself
         self.boxes: Dict[str, Outbox] = {}
-        self.wanted: Set[str] = set()  # keys that a peer's disk is to confirm
+        self.wanted: Dict[str, int] = {}  # key -> who waits for a peer's disk
         self.held: Set[str] = set()  # keys not to be sent yet
         self.living: Dict[str, None] = {}  # keys with living runs
-        self._purged_told: Dict[str, int] = {}  # peer -> hash of PURGED as sent
+        self._source = ""  # the peer whose records are being merged
 
     # --- links --------------------------------------------------------------------
 
     def on_link(self, peer: str) -> None:
         """Begin with a new peer."""
         box = self.boxes[peer] = Outbox()
-        self._purged_told.pop(peer, None)
+        box.purged = dict.fromkeys(self.queue.purged.intervals, 0)
         box.active.update(self.living)
 
     def on_link_lost(self, peer: str) -> None:
@@ -125,8 +130,13 @@ class Replica:
             self.living.pop(key, None)
         if gone or key in self.held:
             return
-        for box in self.boxes.values():
-            (box.active if key in self.living else box.rest)[key] = None
+        source = self._source
+        for peer, box in self.boxes.items():
+            if not source or not self.covers(source, peer):
+                self._put(box, key)
+
+    def _put(self, box: Outbox, key: str) -> None:
+        (box.active if key in self.living else box.rest)[key] = None
 
     def send_again(self, keys: Iterable[str], peer: str = "") -> None:
         """Send records once more, to all peers or to one, whatever they have."""
@@ -134,9 +144,30 @@ class Replica:
             if peer in ("", name):
                 box.rest.update(dict.fromkeys(keys))
 
-    def release(self, keys: List[str]) -> None:
-        """Send what was held."""
-        self.held.difference_update(keys)
+    def send_living(self) -> None:
+        """Send the records with living runs to all peers, before all else."""
+        for box in self.boxes.values():
+            box.active.update(self.living)
+
+    def want(self, keys: Iterable[str]) -> None:
+        """Ask each peer that is sent these whether its disk has them."""
+        for key in keys:
+            self.wanted[key] = self.wanted.get(key, 0) + 1
+
+    def want_no_more(self, keys: Iterable[str]) -> None:
+        """End that for one who wanted them."""
+        for key in keys:
+            self.wanted[key] -= 1
+            if not self.wanted[key]:
+                del self.wanted[key]
+        if not self.wanted:
+            self.wanted.clear()  # else it stays as large as it ever was
+
+    def release(self, held: List[str], keys: List[str]) -> None:
+        """Hold some no longer; send records, those among them."""
+        self.held.difference_update(held)
+        if not self.held:
+            self.held.clear()  # else it stays as large as it ever was
         self.send_again(keys)
 
     def may_gossip(self, peer: str) -> bool:
@@ -144,27 +175,36 @@ class Replica:
         box = self.boxes.get(peer)
         return box is None or not box.active
 
+    def is_sent(self, peer: str) -> bool:
+        """Say whether a peer has answered all that it is to have."""
+        box = self.boxes.get(peer)
+        return box is None or box.is_empty()
+
     def is_reconciled(self, peer: str) -> bool:
         """Say whether each side has merged what the other had."""
         box = self.boxes.get(peer)
         return box is not None and box.got_mark >= 3 and box.gave_mark >= 3
 
-    def compare_again(self, peer: str) -> None:
+    def compare_again(self, peer: str) -> bool:
         """Reconcile once more, if nothing is left to send and nothing under way."""
         box = self.boxes.get(peer)
-        if box is not None and box.is_empty() and not box.marks:
-            box.is_compared, box.got_mark, box.gave_mark = False, 1, 1
-            self._send_tree(peer, ask=True)
-            box.marks = [2, 3]
+        if box is None or not box.is_empty() or box.marks:
+            return False
+        box.is_compared, box.got_mark, box.gave_mark = False, 1, 1
+        self._send_tree(peer, ask=True)
+        box.marks = [2, 3]
+        return True
 
     # --- sending ------------------------------------------------------------------
 
     def flush(self) -> bool:
         """Send what may be sent; say whether a scan wants another turn soon."""
         is_scanning = False
+        self._note_purged()
         for peer in sorted(self.boxes):
             box = self.boxes[peer]
-            self._tell_purged(peer)
+            while len(box.sent) < WINDOW and box.purged:
+                self._send_purged(peer, box)
             while len(box.sent) < WINDOW and (box.active or box.rest):
                 self._send_records(peer, box)
             if box.scan is not None or box.lacking is not None:
@@ -198,7 +238,7 @@ class Replica:
         self, peer: str, box: Outbox, kind: str, fields: Dict[str, Any], keys: List[str]
     ) -> None:
         box.number += 1
-        store = not self.wanted.isdisjoint(keys)
+        store = not self.wanted.keys().isdisjoint(keys)
         box.sent[box.number] = Sent(keys, store)
         if store:
             box.storing[box.number] = keys
@@ -207,7 +247,7 @@ class Replica:
     def _send_marks(self, peer: str, box: Outbox) -> None:
         while box.marks:
             mark = box.marks[0]
-            if box.active or box.scan is not None or box.lists:
+            if box.active or box.purged or box.scan is not None or box.lists:
                 return
             if mark == 2 and not box.is_compared:
                 return
@@ -223,11 +263,27 @@ class Replica:
         hashes = ["%x" % leaf for leaf in self.queue.leaves]
         self.send(peer, "TREE", {"t": hashes, "ask": ask})
 
-    def _tell_purged(self, peer: str) -> None:
-        purged = self.queue.purged
-        if self._purged_told.get(peer, 0) != purged.hash:
-            self._purged_told[peer] = purged.hash
-            self.send(peer, "PURGED", {"w": purged.intervals})
+    def _note_purged(self) -> None:
+        """See to it that what was purged anew is told to all."""
+        untold = self.queue.purged.untold
+        for box in self.boxes.values() if untold else ():
+            box.purged.update(dict.fromkeys(untold, 0))
+        untold.clear()
+
+    def _send_purged(self, peer: str, box: Outbox) -> None:
+        """Send a part: a frame holds a million writers as little as a long queue."""
+        part: Dict[str, List[List[int]]] = {}
+        count = 0
+        while box.purged and count < INTERVALS:
+            writer, start = next(iter(box.purged.items()))
+            known = self.queue.purged.intervals[writer]
+            part[writer] = known[start : start + INTERVALS - count]
+            count += len(part[writer])
+            del box.purged[writer]
+            if start + len(part[writer]) < len(known):
+                box.purged[writer] = start + len(part[writer])
+                break
+        self._send_numbered(peer, box, "PURGED", {"w": part}, [])
 
     def _scan(self, box: Outbox) -> None:
         """Sort keys into the leaves that differ, a slice a turn; then list them."""
@@ -263,6 +319,15 @@ class Replica:
 
     # --- receiving ----------------------------------------------------------------
 
+    def on_purged(self, peer: str, intervals: Dict[str, List[List[int]]]) -> None:
+        """Join what a peer has purged, or a part of it."""
+        self.queue.cover_all(intervals)
+        self._note_purged()
+        mine, box = self.queue.purged.intervals, self.boxes[peer]
+        for writer, known in intervals.items():
+            if mine.get(writer) == known:  # They have it just so: no echo.
+                box.purged.pop(writer, None)
+
     def on_records(self, peer: str, wires: List[Any]) -> Tuple[List[Record], bool]:
         """Merge what a peer sent; give the records that are here now, and if all are.
 
@@ -270,17 +335,22 @@ class Replica:
         """
         box = self.boxes[peer]
         merged: List[Record] = []
-        joined, is_whole = self.queue.join_all(wires)
+        self._source = peer
+        try:
+            joined, is_whole = self.queue.join_all(wires)
+        finally:
+            self._source = ""
         for key, record, is_just_so in joined:
             if record is None:
-                self._purged_told.pop(peer, None)
+                box.purged[split_key(key)[1]] = 0
                 continue
             merged.append(record)
             if is_just_so:  # They have it just so: no echo.
                 box.active.pop(key, None)
                 box.rest.pop(key, None)
-            else:
-                box.rest[key] = None
+            else:  # More than they know, and others may not know it either.
+                for other in self.boxes.values():
+                    self._put(other, key)
         return merged, is_whole
 
     def on_got(self, peer: str, n: int) -> None:
@@ -311,8 +381,14 @@ class Replica:
         box.is_compared = True
 
     def on_leaf(self, peer: str, listed: Dict[str, str]) -> None:
-        """Remember what they have in the leaves that differ; it comes in parts."""
-        self.boxes[peer].their_lists.update(listed)
+        """Remember what they have in the leaves that differ; it comes in parts.
+
+        What we lack ourselves they send; so no list is longer than our queue.
+        """
+        known = self.queue.records
+        self.boxes[peer].their_lists.update(
+            (key, digest) for key, digest in listed.items() if key in known
+        )
 
     def on_mark(self, peer: str, mark: int) -> None:
         """All that they sent before this mark is merged: answer it."""

@@ -31,7 +31,7 @@ from typing import (
 
 from coordinator import is_own_grant
 from effects import Check, Cores, Drain, Effect, Facts, Identity, Log, Tags, WantFile
-from facts import in_steps
+from facts import clipped, in_steps
 from hands import FILE_S, NO_FILE, Hands
 from matching import Matcher
 from mesh import Mesh
@@ -114,7 +114,7 @@ class Room:
 
     def on_cores(self, message: Cores, now: float) -> None:
         """Offer so many cores."""
-        self.worker.cores = message.cores
+        self.worker.cores = self.hands.cores = message.cores
         self.tell()
 
     def on_moved(self, me: Identity) -> None:
@@ -160,8 +160,8 @@ class Room:
             memory=worker.memory,
             free_memory=None if memory is None else in_steps(memory),
             free_disk=in_steps(worker.free_disk),
-            holds=sorted(worker.holds),
-            tags=sorted(self.all_tags()),
+            holds=clipped(worker.holds),
+            tags=clipped(self.all_tags()),
             draining=worker.draining,
             stuck=worker.stuck,
         )

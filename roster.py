@@ -70,7 +70,11 @@ class Roster:
         here.update({i: ghosts.known[i]["offer"] for i in sorted(ghosts.present)})
         places = {(facts["name"], facts["address"]) for facts in here.values()}
         away = [(i, member.facts) for i, member in members.items()]
-        away += [(i, facts["offer"]) for i, facts in ghosts.known.items()]
+        away += [
+            (i, facts["offer"])
+            for i, facts in ghosts.known.items()
+            if facts["state"] != "replaced"
+        ]
         for node_id, facts in away:
             place = (facts["name"], facts["address"])
             if node_id not in here and place not in places:
@@ -95,6 +99,38 @@ class Roster:
         return sorted(
             rows, key=lambda row: (address_order(row["address"]), row["role"])
         )
+
+    def places(self) -> List[List[Any]]:
+        """Give each node's id, name, state, tags, address and role, as `members`."""
+        found = []
+        for node_id, facts in self._everyone().items():
+            state = self.ghosts.state_of(node_id) or self._state_of(node_id)
+            if state == "ready" and facts["draining"]:
+                state = "draining"
+            role = "ghost" if node_id in self.ghosts.known else "comrade"
+            row = [node_id, self._name_of(node_id, facts), state]
+            found.append([*row, list(facts["tags"]), facts["address"], role])
+        return sorted(found, key=lambda row: (address_order(row[4]), row[5], row[0]))
+
+    def node_of(self, writer: str) -> str:
+        """Give the id of the node with that writer; a ghost's id is its writer."""
+        if writer == self.me.writer:
+            return self.me.node_id
+        members = self.mesh.members.items()
+        return next((i for i, member in members if member.writer == writer), writer)
+
+    def seen(self, writer: str, name: str) -> Tuple[str, str]:
+        """Give a node's name and state by its writer; of one started anew by its name.
+
+        The state is '' if it isn't in the list any more, or never was.
+        """
+        everyone, node_id = self._everyone(), self.node_of(writer)
+        ids = [node_id] if node_id in everyone else self.find_nodes(name)
+        states = {i: self.ghosts.state_of(i) or self._state_of(i) for i in ids}
+        if not states:
+            return name, ""
+        node_id = min(ids, key=lambda i: states[i])  # of one name: a lost one first
+        return self._name_of(node_id, everyone[node_id]), states[node_id]
 
     def _state_of(self, node_id: str) -> str:
         if node_id in self.mesh.component:

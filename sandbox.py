@@ -1,17 +1,17 @@
 """Running tasks on this machine: their files, their output, and their end.
 
 Rules: what a task can do to its node is dealt with here and in the files that only this
-one imports: shells.py (what tasks run in), keeper.py (those shells themselves, and the
-process table) and places.py (necessary files). What the machine has: machine.py.
+one imports: shells.py, keeper.py (what tasks run in, the process table), places.py
+(necessary files) and excess.py (endless outputs). What the machine has: machine.py.
 
 How it works. A run goes
 
     PLACING files -> WAITING for a shell -> RUNNING -> ENDING -> CLEARING files
 
 where ENDING is that what it started is stopped; what a run doesn't need it skips.
-`tick` does what is due: time-outs, and while a run is ENDING a look each 10 to 50 ms;
-nothing else polls. No method blocks but `clean_up` and `close`: what touches the disk
-of the state directory is done aside, by one thread for shells and one for files.
+`tick` does what is due: time-outs, and a look each 10 to 50 ms while a run is ENDING.
+No method blocks but `clean_up` and `close`: what touches the disk is done aside, by one
+thread for shells and one for files.
 
 Invariants:
 1. D13: a run is reported as ended only when all that it started is gone (zombies are).
@@ -38,18 +38,20 @@ from typing import (
     Union,
 )
 
+from excess import Excess
 from keeper import Process, below, leftovers, processes, signal_all
-from machine import which
+from machine import is_program, which
 from places import Places, Worker, raw, renames, unique_name
 from points import point
 from shells import Keeper, Shells, Told, Watcher, tried
-from taskscript import cause_of, split_environ, task_script
+from taskscript import Scripts, cause_of
 
 SMALL_OUTPUT_BYTES = 64 * 1024  # handed over in memory; more stays in a file
 COMMAND_BYTES_MAX = 128 * 1024 - 1  # Linux: MAX_ARG_STRLEN, with the NUL
 END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
 DISK_S = 3.0  # a start that the disk holds up for longer is for another node
+STARTED_S = 0.005  # a start is told with what comes next, or so long after
 PRESS_FIRST_S, PRESS_LAST_S = 0.01, 0.05  # between two looks at what is being ended
 CLEAN_UP_S, CLEAN_UP_PAUSE_S = 5.0, 0.01  # leftovers have this long to go
 KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
@@ -114,9 +116,9 @@ def _clock() -> float:
 class Run:
     """One job on its way."""
 
-    def __init__(self, job: Job, script: bytes) -> None:
+    def __init__(self, job: Job, script: bytes, is_plain: bool) -> None:
         self.job = job
-        self.script = script
+        self.script, self.is_plain = script, is_plain
         self.state = "PLACING"
         self.keeper: Optional[Keeper] = None
         self.late = ""  # what it waits for, in words
@@ -130,8 +132,29 @@ class Run:
         self.began = self.ended = 0.0  # wall clock
         self.began_clock = self.took = 0.0
 
-    def is_due(self, now: float) -> bool:
-        return self.due is not None and self.due <= now
+
+def _script(job: Job, scripts: Scripts) -> Tuple[bytes, bool]:
+    """What a keeper must do for the job, and whether it is a plain script.
+
+    ValueError tells why it can't be done.
+    """
+    names = [file[0] for file in job.files]
+    command = job.command
+    if names and not job.keep_names:
+        command, _ = renames(
+            command, names, lambda i: unique_name(job.run, i, names[i])
+        )
+    size = len(raw(command))
+    if size > COMMAND_BYTES_MAX:
+        raise ValueError(
+            f"the command has {size} bytes; the system passes {COMMAND_BYTES_MAX}"
+            " at most; put it into a file and run that"
+        )
+    environ = {**job.env, "LEORONIC_RUN": job.run}
+    script, is_plain = scripts.make(raw(command), environ)
+    if b"\0" in script:
+        raise ValueError("a NUL byte is in the command; no program can be given one")
+    return script, is_plain
 
 
 NO_OUTPUT = Output(0, b"", "")
@@ -142,8 +165,11 @@ def _take(keeper: Keeper, name: str) -> Output:
     return Output(size, None if path else data, path)
 
 
-def _take_all(keeper: Keeper, status: int) -> Tuple[Output, Output, str]:
+def _take_all(
+    keeper: Keeper, status: int, excess: Excess
+) -> Tuple[Output, Output, str]:
     """Take what a run has left in its keeper: out, err, and of what it died."""
+    excess.cut_long_ones([keeper.output_path(name) for name in ("out", "err")])
     was_signalled = status > 128 and keeper.was_signalled()
     cause = cause_of(status, was_signalled)
     return _take(keeper, "out"), _take(keeper, "err"), cause
@@ -172,12 +198,15 @@ class Sandbox:
         self._home = os.path.abspath(home)
         self._records = records = self._home + "/runs"
         self._environ = {k: v for k, v in environ.items() if k != "LEORONIC_RUN"}
-        self._odd_environ = split_environ(self._environ)[1]
+        self._scripts = Scripts(
+            self._environ, lambda name: is_program(name, directory, self._environ)
+        )
         self._clock, self._wall, self._unwatch = clock, wall, unwatch
         os.makedirs(records, 0o700, exist_ok=True)
         self._places = Places(directory, records, file_path)
         self._worker = Worker(watch)
         self._clerk = Worker(watch)  # never behind the copy of a large file
+        self._excess = Excess(self._home, self._clerk.do)
 
         bash = which("bash", directory, self._environ) or "/bin/bash"
         self._shells = Shells(
@@ -191,6 +220,7 @@ class Sandbox:
         self._runs: Dict[str, Run] = {}
         self._in: Dict[Keeper, Run] = {}  # what runs in a keeper
         self._events: List[Event] = []
+        self._tell_at: Optional[float] = None  # when `tick` has to ask for a call
         self._is_stopping = False
 
     # -- what the loop calls
@@ -216,11 +246,15 @@ class Sandbox:
     def start(self, job: Job) -> None:
         """Start a run: Started or Refused follows as an event, and Ended at its end."""
         try:
-            script = self._script(job)
+            if self._is_stopping:
+                raise ValueError("its node stops")
+            if job.run in self._runs:
+                raise ValueError("it runs already")
+            run = Run(job, *_script(job, self._scripts))
         except ValueError as error:
-            self._events.append(Refused(job.run, str(error)))
+            self._tell(Refused(job.run, str(error)))
             return
-        run = self._runs[job.run] = Run(job, script)
+        self._runs[job.run] = run
         if not job.files:
             self._launch(run)
             return
@@ -251,8 +285,8 @@ class Sandbox:
             self._end(found, grace_s)
 
     def tick(self, now: float) -> Optional[float]:
-        """Do what is due; return when to call again: now, if there are events."""
-        due = [run for run in self._runs.values() if run.is_due(now)]
+        """Do what is due; return when to call again, also for `events`."""
+        due = [r for r in self._runs.values() if r.due is not None and r.due <= now]
         known: Dict[int, Process] = {}
         for run in due:
             if run.state == "RUNNING":
@@ -263,13 +297,21 @@ class Sandbox:
             if run.state == "ENDING":
                 known = known or processes()
                 self._press(run, known, now)
-        dues = (run.due for run in self._runs.values() if run.due is not None)
-        return now if self._events else min(dues, default=None)
+        dues = [run.due for run in self._runs.values()]
+        outputs = [k.output_path(name) for k in self._in for name in ("out", "err")]
+        dues.append(self._excess.look(now, outputs))
+        if self._tell_at is not None:
+            dues.append(max(now, self._tell_at))
+        return min((due for due in dues if due is not None), default=None)
 
     def events(self) -> List[Event]:
         """What happened since the last call."""
-        events, self._events = self._events, []
+        events, self._events, self._tell_at = self._events, [], None
         return events
+
+    def _tell(self, event: Event, at: float = 0.0) -> None:
+        self._events.append(event)
+        self._tell_at = at if self._tell_at is None else min(at, self._tell_at)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """End all runs and refuse new ones."""
@@ -289,9 +331,9 @@ class Sandbox:
     def live_output(self, run: str, name: str) -> Optional[str]:
         """Return the file in which a run's `out` or `err` gathers while it runs."""
         found = self._runs.get(run)
-        if not found or not found.keeper or found.state not in ("RUNNING", "ENDING"):
-            return None
-        return found.keeper.output_path(name)
+        if found and found.keeper and found.state in ("RUNNING", "ENDING"):
+            return found.keeper.live_path(name)
+        return None
 
     def has_file(self, path: str) -> bool:
         """Whether the working directory has it, inside and through no link."""
@@ -306,32 +348,6 @@ class Sandbox:
         return self._places.may_place(name, digest, self._worker.do)
 
     # -- starting
-
-    def _script(self, job: Job) -> bytes:
-        """What a keeper must do for the job; ValueError tells why it can't be done."""
-        if self._is_stopping:
-            raise ValueError("its node stops")
-        if job.run in self._runs:
-            raise ValueError("it runs already")
-        names = [file[0] for file in job.files]
-        command = job.command
-        if not job.keep_names:
-            command = renames(
-                command, names, lambda i: unique_name(job.run, i, names[i])
-            )[0]
-        size = len(raw(command))
-        if size > COMMAND_BYTES_MAX:
-            raise ValueError(
-                f"the command has {size} bytes; the system passes {COMMAND_BYTES_MAX}"
-                " at most; put it into a file and run that"
-            )
-        plain, odd = split_environ({**job.env, "LEORONIC_RUN": job.run})
-        script = task_script(raw(command), plain, {**self._odd_environ, **odd})
-        if b"\0" in script:
-            raise ValueError(
-                "a NUL byte is in the command; no program can be given one"
-            )
-        return script
 
     def _launch(self, run: Run) -> None:
         self._wait(run, DISK_S, "the disk of its node doesn't answer")
@@ -361,7 +377,7 @@ class Sandbox:
         self._wait(run, DISK_S, "the disk of its node doesn't answer")
 
         def load() -> str:
-            return tried(lambda: keeper.load(run.script))
+            return tried(lambda: keeper.load(run.script, run.is_plain))
 
         if keeper.is_quick:
             self._on_loaded(run, keeper, load())
@@ -381,7 +397,7 @@ class Sandbox:
         run.began, run.began_clock = self._wall(), self._clock()
         timeout = run.job.timeout
         run.due = None if timeout is None else run.began_clock + timeout
-        self._events.append(Started(run.job.run, run.began))
+        self._tell(Started(run.job.run, run.began), run.began_clock + STARTED_S)
 
     def _on_status(self, keeper: Keeper, status: int) -> None:
         run = self._in.get(keeper)
@@ -447,11 +463,13 @@ class Sandbox:
         """All that it started is gone: take its output."""
         assert run.exit is not None
         run.state, run.due, status = "CLEARING", None, run.exit
-        if status <= 128 and keeper.is_silent():
-            self._on_taken(run, keeper, (NO_OUTPUT, NO_OUTPUT, ""))
+        both = keeper.glance() if status <= 128 else None
+        if both is not None:
+            out, err = (Output(len(data), data, "") for data in both)
+            self._on_taken(run, keeper, (out, err, ""))
             return
         self._clerk.do(
-            lambda: _take_all(keeper, status),
+            lambda: _take_all(keeper, status, self._excess),
             lambda taken: self._on_taken(run, keeper, taken),
         )
 
@@ -478,7 +496,7 @@ class Sandbox:
 
         def then(_: Any) -> None:
             del self._runs[run.job.run]
-            self._events.append(event)
+            self._tell(event)
 
         if run.job.files:
             self._worker.do(lambda: self._places.remove(run.job.run), then)

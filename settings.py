@@ -122,7 +122,7 @@ def read_settings(
         given=tuple(n for n in environ if n[:9] == "LEORONIC_" and _text(environ, n)),
     )
     if os.path.realpath(settings.home) == os.path.realpath(directory):
-        raise _wrong("LEORONIC_HOME", settings.home, "not the working directory")
+        raise _wrong("LEORONIC_HOME", settings.home, "another than this directory")
     return settings
 
 
@@ -396,7 +396,7 @@ def parse_duration(text: str) -> float:
 
 def _not_a(kind: str, text: str, expected: str) -> ValueError:
     shown = text if text.isprintable() else ascii(text)
-    return ValueError(f"not a {kind}; found {shown or 'nothing'}; write {expected}")
+    return ValueError(f"not a {kind}; found {shown or chr(34) * 2}; write {expected}")
 
 
 def format_size(size: int) -> str:
@@ -491,7 +491,8 @@ def _cookie_in_force(settings: Settings) -> str:
 
 def find_cookie(settings: Settings) -> Cookie:
     """Read the cluster's cookie; its secret is empty if there is none yet."""
-    return cookie.find(cookie_places(settings), settings.user_home)
+    places, kept = cookie_places(settings), cookie.kept(settings.home)
+    return cookie.find(places, settings.user_home, kept=kept)
 
 
 def make_cookie(settings: Settings) -> Cookie:

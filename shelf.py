@@ -8,6 +8,9 @@ more goes at the next start. Files of finished tasks are kept, for they may be a
 again, but only while there is room: before a file is taken, enough of them are
 dropped, the longest unused first, that it fits and FLOOR stays free.
 
+At a ghost, which holds the records of what it runs alone, the same is done with the
+files of all others; what it printed stays, for nobody else has it.
+
 Invariants. The digests in `known`, which the core believes to be here, are in it.
 Nothing is looked through while there is room.
 """
@@ -61,6 +64,16 @@ class Shelf:
                 os.utime(self.files.path(digest))
             except OSError:
                 pass  # Only the order of dropping suffers.
+
+    def make_room_for(self, paths: Iterable[str]) -> None:
+        """Make room for files that are to be taken in, as far as they can be seen."""
+        size = 0
+        for path in paths:
+            try:
+                size += os.stat(path).st_size
+            except OSError:
+                pass  # whoever reads it will say why not
+        self.make_room(size)
 
     def make_room(self, size: int) -> None:
         """Drop files of finished tasks until that many bytes and FLOOR are free."""

@@ -15,6 +15,7 @@ are more of them than cores, or something is wrong with it.
 
 Invariants:
 1. An output file is used again only while it is small; a large one is the caller's.
+   It is empty before the next task begins: cut at its end, or by its own shell.
 2. A keeper that has ended, or whose watcher has, gets no other task.
 3. Descriptors of a keeper are closed aside too, behind whatever still uses them.
 """
@@ -33,6 +34,7 @@ Unwatch = Callable[[int], None]
 Aside = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 
 FEED_BYTES_KEPT = 64 * 1024  # a feed up to this size is overwritten, not cut
+GLANCE_BYTES = 4096  # of an output: so much is taken without another thread
 CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.005  # the watcher has this long to kill all below it
 IDLE_KEEPERS_MAX = os.cpu_count() or 1
 
@@ -77,6 +79,8 @@ class Keeper:
         self._partial = b""  # a report that is not complete
         self._fed = 0  # bytes in the feed
         self._reopen = b""  # what the next script has to do first
+        self._is_cut = True  # nothing of a former task is in the outputs
+        self._word = b""  # how it is to take what was loaded
         self._children = -1
         self._paths = {"out": base + ".out0", "err": base + ".err0"}
         self._fds: Dict[str, int] = {}
@@ -128,8 +132,9 @@ class Keeper:
         except OSError:
             return True
 
-    def load(self, script: bytes) -> None:
-        """Give it a script of `task_script`; `go` lets it run that."""
+    def load(self, script: bytes, is_plain: bool = False) -> None:
+        """Give it a `task_script` or `plain_script`; `go` lets it run that."""
+        self._word = b"+\n" if is_plain else b"\n"
         script = self._reopen + script
         if self._fed > FEED_BYTES_KEPT:
             os.ftruncate(self._fds["feed"], 0)
@@ -141,16 +146,34 @@ class Keeper:
 
     def go(self) -> None:
         """Let it run what was loaded."""
-        os.write(self._fds["do"], b"\n")
+        os.write(self._fds["do"], self._word)
 
-    def is_silent(self) -> bool:
-        """Say whether its task printed nothing; no disk is asked for that."""
-        fds = self._fds["out"], self._fds["err"]
-        return all(os.lseek(fd, 0, os.SEEK_END) == 0 for fd in fds)
+    def glance(self) -> Optional[Tuple[bytes, bytes]]:
+        """Take what its task printed if that is little and at hand; no disk is asked.
+
+        The shell cuts the files before the next task: here that might wait for a disk.
+        """
+        found, cut = [], b""
+        for name, number in (("out", b"3"), ("err", b"4")):
+            size = os.lseek(self._fds[name], 0, os.SEEK_END)
+            data = bytearray(size if size <= GLANCE_BYTES and self.is_quick else 0)
+            if size > len(data) or not _is_read(self._fds[name], data):
+                return None
+            found.append(bytes(data))
+            if size:
+                cut += b": >/proc/self/fd/" + number + b"; "
+        self._reopen += cut
+        self._is_cut = not cut
+        return found[0], found[1]
 
     def output_path(self, name: str) -> str:
-        """Return where the running task's `out` or `err` gathers."""
-        return self._paths[name]
+        """Return where the running task's `out` or `err` gathers; '' as it is taken."""
+        return self._paths.get(name, "")
+
+    def live_path(self, name: str) -> Optional[str]:
+        """The same, unless what is there may be a former task's."""
+        is_own = self._is_cut or self.may_have_children()
+        return self._paths.get(name) if is_own else None
 
     def take_output(self, name: str, small: int) -> Tuple[int, bytes, str]:
         """Hand over size and either data or, if it is larger than `small`, a file.
@@ -177,7 +200,7 @@ class Keeper:
         self._paths[name] = path
         os.close(fd)
         number = b"3" if name == "out" else b"4"
-        self._reopen += b"exec " + number + b">>" + quote(os.fsencode(path)) + b"\n"
+        self._reopen += b"exec " + number + b">>" + quote(os.fsencode(path)) + b"; "
         return size, b"", taken
 
     def was_signalled(self) -> bool:
@@ -197,6 +220,14 @@ class Keeper:
                 os.unlink(path)
             except OSError:
                 pass
+
+
+def _is_read(fd: int, data: bytearray) -> bool:
+    """Fill it from a file's beginning; False if that would wait, or can't be told."""
+    try:
+        return not data or os.preadv(fd, [data], 0, os.RWF_NOWAIT) == len(data)
+    except (AttributeError, OSError):
+        return False
 
 
 def spawn(

@@ -25,7 +25,6 @@ Not done: deciding what to keep or for how long, fetching from other nodes.
 """
 
 import errno
-import fcntl
 import itertools
 import os
 import stat
@@ -45,6 +44,7 @@ from typing import (
     Union,
 )
 
+import home
 from database import (
     StateBroken,
     StateInUse,
@@ -72,6 +72,7 @@ __all__ = ["Batch", "StateBroken", "StateInUse", "Written"]  # from the journal
 ROWS_PER_COMMIT = 4000  # bounds how long a commit takes, and its place in the log
 CLOSE_WAIT_S = 10.0  # for a slow disk to take what was written; a hung one never does
 PIECE_BYTES = 256 << 10  # hashed at once: the loop can't run for these ms
+LARGE_BYTES = 16 << 20  # OpenSSL is worth its memory: quicker, and the loop runs
 DIGEST_CHARACTERS = 64
 
 
@@ -144,7 +145,7 @@ class Store:
     def open(self) -> List[str]:
         """Take the directory, or raise StateInUse or StateBroken; returns notices."""
         with telling(self._home):
-            self._lock = _lock_home(self._home, self.notices)
+            self._lock = home.take(self._home, self.notices)
         try:
             self._journal.open()
             self.files.open()
@@ -252,46 +253,6 @@ def _weight(item: Any) -> int:
     return 1 + len(item.rows) if isinstance(item, Batch) else 1
 
 
-def _lock_home(home: str, notices: List[str]) -> int:
-    """Make sure that the directory is there, ours, private, and nobody else's now."""
-    os.makedirs(home, 0o700, exist_ok=True)
-    facts = os.stat(home)
-    if facts.st_uid != os.geteuid():
-        raise StateBroken(
-            f"the state directory {home} belongs to another user (uid {facts.st_uid}); "
-            "set LEORONIC_HOME to a directory of your own"
-        )
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(os.path.join(home, "lock"), flags, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(lock, 32).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise StateInUse(
-            f"the state directory {home} is in use by process {owner}; "
-            "stop that one first, or set LEORONIC_HOME to another directory"
-        ) from None
-    except OSError:
-        os.close(lock)
-        raise
-    try:
-        os.pwrite(lock, b"%-10d\n" % os.getpid(), 0)
-    except OSError:  # a full disk; it is the flock that counts
-        pass
-    if facts.st_mode & 0o077:
-        _tighten(home, stat.S_IMODE(facts.st_mode), notices)
-    return lock
-
-
-def _tighten(home: str, mode: int, notices: List[str]) -> None:
-    try:
-        os.chmod(home, 0o700)
-        notices.append(f"others could look into {home} (mode {mode:o}); not any more")
-    except OSError:  # a file system without modes
-        notices.append(f"others can look into {home}: its file system can't prevent it")
-
-
 class Files:
     """Files by content, and large outputs. Each method may be used on any thread.
 
@@ -351,9 +312,9 @@ class Files:
 
     def keep_output(self, path: str) -> Tuple[int, str]:
         """Move a task's complete output to the large ones; returns size and digest."""
-        fd, _ = _open_source(path)
+        fd, facts = _open_source(path)
         try:
-            summary, size = sha256(), 0
+            summary, size = _summary(facts.st_size), 0
             for piece in _pieces(fd, path):
                 summary.update(piece)
                 size += len(piece)
@@ -394,7 +355,7 @@ class Part:
         self._announced = size
         self._digest = digest
         self._size = 0
-        self._summary = sha256()
+        self._summary = _summary(size)
         self._fd = -1
         try:
             if size > free_bytes(directory):
@@ -448,6 +409,15 @@ class Part:
 def digest_of(data: bytes) -> str:
     """Return the SHA-256 by which `data` is kept, as a file or as an output."""
     return str(sha256(data).hexdigest())
+
+
+def _summary(size: int) -> Any:
+    """Begin the SHA-256 of so many bytes, about."""
+    if size < LARGE_BYTES:
+        return sha256()
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _open_source(path: str) -> Tuple[int, os.stat_result]:

@@ -27,7 +27,8 @@ import re
 from typing import Any, Callable, Dict, Generator, List, NamedTuple, Sequence, Tuple
 
 from control import SLICE, TURN, Call, Waits, Wrong, told
-from taskform import PIECE_CHARS_MAX, Draft, flag, kept_name
+from record import COMMAND_BYTES_MAX, NAME_CHARS_MAX
+from taskform import PIECE_CHARS_MAX, Draft, check_command, flag, kept_name
 
 PLACEHOLDER = re.compile(r"\{(?:#|\.|/|//|/\.)?\}")
 SENT = "{}"  # before a sent file's name: all of these in a command are placeholders
@@ -235,6 +236,8 @@ class Sweep:
             if self.is_renamed or value not in paths:
                 paths.append(value)
                 names.append(sent if self.is_renamed else value)
+        if len(value) > COMMAND_BYTES_MAX:
+            check_command(value)  # it is too long on its own
         command, count = self._command(number, value, sent)
         if self.is_renamed and command.count(sent) != count:
             remedy = "rename it, or send it as one of FILES"
@@ -250,7 +253,7 @@ class Sweep:
     def _command(self, number: int, value: str, sent: str) -> Tuple[str, int]:
         """Give the command, and how often the sent file stands in it."""
         pieces: List[str] = []
-        count = 0
+        count = size = 0
         for before, name, within in self.reader.places:
             pieces.append(before)
             if name == "{}" and self.is_renamed and within is not NUMBER:
@@ -261,6 +264,9 @@ class Sweep:
             else:
                 text = sent if name == "{}" and sent else PARTS[name](value)
                 pieces.append(FORMS[within](text))
+            size += len(before) + len(pieces[-1])
+            if size > COMMAND_BYTES_MAX:  # thousands of places for a long value
+                check_command("".join(pieces))
         return "".join(pieces) + self.reader.rest, count
 
     @staticmethod
@@ -269,7 +275,8 @@ class Sweep:
 
         def put(found: "re.Match[str]") -> str:
             name = found.group()
-            return str(number) if name == "{#}" else PARTS[name](value)
+            part = str(number) if name == "{#}" else PARTS[name](value)
+            return part[: NAME_CHARS_MAX + 1]  # no longer one can be an id
 
         return PLACEHOLDER.sub(put, text)
 
@@ -296,9 +303,9 @@ def drafts(call: Call) -> Generator[Waits, Any, List[Draft]]:
             found.append(sweep.fill(number, value))
         except Wrong as problem:
             raise Wrong("value %d: %s" % (number, problem)) from None
-        found[-1].where = "value %d: " % number
+        found[-1].unit, found[-1].number = "value", number
         # Each of them would be warned of the same.
-        found[-1].told_of = list(sweep.draft.paths) if number == 1 else []
+        found[-1].told_of = sweep.draft.paths if number == 1 else ()
         if number % SLICE == 0:
             yield TURN
     return found

@@ -21,7 +21,7 @@ D11 Equal `root` means equal queues: it covers the records and the intervals.
 """
 
 from binascii import crc32
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import (
     Any,
@@ -40,10 +40,10 @@ from decoding import decode
 from record import (
     COUNTER_MAX,
     SHOWN_CHARS,
-    UNFINISHED,
     Malformed,
     Needs,
     Record,
+    Rest,
     Run,
     State,
     absorb,
@@ -51,17 +51,18 @@ from record import (
     canonical,
     derive,
     differs,
-    encode,
     hash64,
     is_name,
     split_key,
 )
 
 LEAVES = 512  # of the hash tree: one that differs costs the list of its ids
+FRAME_RECORDS_MAX = 5000  # several times what any sender puts into one
 MALFORMED_MAX = 1000  # records set aside that are told apart; more aren't counted
 SUFFIX_CHARS = 4  # of a hash: tells tasks of one name apart; more if it must be
 SPARE_NEEDS = 1000  # Needs that no record has any more, before they are dropped
 
+Detail = Dict[str, Any]  # see record.Run
 OnChange = Callable[[Record, Optional[State], Optional[State]], None]
 
 
@@ -72,6 +73,7 @@ class Purged:
         self.intervals: Dict[str, List[List[int]]] = {}
         self.hash = 0
         self.unsaved: Dict[str, None] = {}  # writers whose intervals the disk lacks
+        self.untold: Dict[str, None] = {}  # ... the outboxes lack (replica.py)
 
     def covers(self, key: str) -> bool:
         """Say whether a task's key is purged."""
@@ -84,23 +86,20 @@ class Purged:
 
     def add(self, writer: str, low: int, high: int) -> None:
         """Cover low..high of a writer; touching intervals become one."""
-        kept, known = [], self.intervals.get(writer, [])
-        for a, b in known:
-            if b + 1 < low or high + 1 < a:
-                kept.append([a, b])
-            else:
-                low, high = min(a, low), max(b, high)
-        kept.append([low, high])
-        kept.sort()
-        if known:
-            self.hash ^= self._hash_of(writer)
-        if kept != known:
-            self.unsaved[writer] = None
-        self.intervals[writer] = kept
-        self.hash ^= self._hash_of(writer)
-
-    def _hash_of(self, writer: str) -> int:
-        return hash64(canonical([writer, self.intervals[writer]]))
+        known = self.intervals.setdefault(writer, [])
+        i = max(0, bisect_left(known, [low]) - 1)
+        if i < len(known) and known[i][1] + 1 < low:
+            i += 1
+        end = bisect_right(known, [high + 1, COUNTER_MAX + 1])
+        touched = known[i:end]
+        ends = [low, high, *(n for interval in touched for n in interval)]
+        whole = [min(ends), max(ends)]
+        if touched == [whole]:
+            return
+        known[i:end] = [whole]
+        self.unsaved[writer] = self.untold[writer] = None
+        for interval in [*touched, whole]:
+            self.hash ^= hash64(canonical([writer, interval]))
 
 
 class Joined(NamedTuple):
@@ -131,6 +130,8 @@ class Queue:
         self.writers: Dict[str, int] = {}  # writer -> records with its name
         self.on_change = on_change or (lambda record, old, new: None)
         self._needs: Dict[Needs, Needs] = {}
+        self._last = Record("", "", Needs(), 0, "")  # that came
+        self._digests: Dict[str, int] = {}  # of what has a living run: it changes soon
 
     @property
     def root(self) -> int:
@@ -152,32 +153,35 @@ class Queue:
         except (Malformed, RecursionError) as problem:
             self.set_aside(wire, problem)
             return None
-        return self.join(theirs)
+        return self.join(theirs).record
 
-    def join(self, theirs: Record) -> Optional[Record]:
+    def join(self, theirs: Record) -> Joined:
         """Join a record as `decode` gave it; its object is ours from now on."""
-        if self.purged.covers(theirs.key):
-            return None
+        key, digest = theirs.key, theirs.digest
+        if self.purged.covers(key):
+            return Joined(key, None, False)
         self.lamport = max(self.lamport, theirs.order)
-        mine = self.records.get(theirs.key)
+        mine = self.records.get(key)
         if mine is None:
-            self._insert(theirs, is_derived=True)
-            return theirs
-        if mine.digest == theirs.digest:
-            return mine
+            self._insert(theirs, digest)
+            return Joined(key, theirs, True)
+        known = self._digest_of(mine)
+        if known == digest:
+            return Joined(key, mine, True)
         if theirs.order < mine.order or differs(mine, theirs):
             # Indexes hang on these: out with the old object, which stays as it was.
             self.contradictions += absorb(theirs, mine)
             self._remove(mine)
-            self._insert(theirs)
-            return theirs
+            joined = self._insert(theirs)
+            return Joined(key, theirs, joined == digest)
         self.contradictions += absorb(mine, theirs)
-        self._settle(mine)
-        return mine
+        return Joined(key, mine, self._settle(mine, known) == digest)
 
-    def join_all(self, wires: Iterable[Any]) -> Tuple[List[Joined], bool]:
-        """Join records in their wire form; say too whether all could be decoded."""
+    def join_all(self, wires: Any) -> Tuple[List[Joined], bool]:
+        """Join what a frame holds, or raise Malformed; say if all could be decoded."""
         joined, is_whole = [], True
+        if not isinstance(wires, list) or len(wires) > FRAME_RECORDS_MAX:
+            raise Malformed("records must be a list of %d at most" % FRAME_RECORDS_MAX)
         for wire in wires:
             try:
                 theirs = decode(wire)
@@ -185,10 +189,7 @@ class Queue:
                 self.set_aside(wire, problem)
                 is_whole = False
                 continue
-            key, digest = theirs.key, theirs.digest
-            record = self.join(theirs)
-            is_just_so = record is not None and record.digest == digest
-            joined.append(Joined(key, record, is_just_so))
+            joined.append(self.join(theirs))
         return joined, is_whole
 
     def set_aside(self, wire: Any, problem: Exception) -> None:
@@ -206,38 +207,39 @@ class Queue:
         self, key: str, command: str, needs: Needs, adder: str, added: float, name: str
     ) -> Record:
         """Add a task under a key that was never used (D8), as the youngest of all."""
-        self.lamport += 1
+        # A mad peer's order may be the highest there is; then keys order alone.
+        self.lamport = min(self.lamport + 1, COUNTER_MAX)
         record = Record(key, command, needs, self.lamport, adder)
-        record.added, record.name = float(added), name
+        record.rest = Rest(needs, adder, float(added), name)
         self._insert(record)
         return record
 
     def delete(self, key: str) -> None:
         """Take a task out of the queue, for good."""
-        record = self.records[key]
-        record.deleted = True
-        self._settle(record)
+        self._change(self.records[key], "deleted", True)
 
     def give_up(self, key: str, cause: str) -> None:
         """Grant it no more (a coordinator's decision)."""
         record = self.records[key]
-        record.given_up = record.given_up or cause
-        self._settle(record)
+        self._change(record, "given_up", record.given_up or cause)
 
     def grant(self, key: str, run_key: str, run: Run) -> None:
         """Add a run that was never there."""
         record = self.records[key]
-        record.runs = {**record.runs, run_key: run}
-        self._settle(record)
+        self._change(record, "runs", {**record.runs, run_key: run})
 
-    def advance(
-        self, key: str, run_key: str, event: str, detail: Dict[str, Any]
-    ) -> None:
-        """Take a step of record.RUN_STEPS; IllegalStep changes nothing."""
+    def advance(self, key: str, run_key: str, event: str, detail: Detail) -> None:
+        """Take a step of record.RUN_STEPS, or some; IllegalStep changes nothing."""
         record = self.records[key]
-        run = advance(record.runs[run_key], event, detail)
-        record.runs = {**record.runs, run_key: run}
-        self._settle(record)
+        run = record.runs[run_key]
+        for step in event.split():  # "start end": one change, at half of what two cost
+            run = advance(run, step, detail)
+        self._change(record, "runs", {**record.runs, run_key: run})
+
+    def _change(self, record: Record, field: str, value: Any) -> None:
+        known = self._digest_of(record)
+        setattr(record, field, value)
+        self._settle(record, known)
 
     def purge(self, keys: Iterable[str]) -> None:
         """Forget tasks and remember that they are done with."""
@@ -257,27 +259,29 @@ class Queue:
             self._remove(self.records[key])
 
     def cover_all(self, intervals: Dict[str, List[List[int]]]) -> None:
-        """Join a peer's PURGED, or a part of it."""
-        for writer, known in intervals.items():
-            for low, high in known:
-                self.cover(writer, low, high)
-
-    def cover(self, writer: str, low: int, high: int) -> None:
-        """Join an interval of a peer's PURGED and drop the records it covers.
+        """Join a peer's PURGED, or a part of it.
 
         Raises Malformed, and changes nothing, if it is none (D9).
         """
-        if not (type(low) is type(high) is int and low <= high):
-            raise Malformed("an interval must be two whole numbers, low and high")
-        ends = [f"{low}-{writer}", f"{high}-{writer}"]
-        for key in ends:
-            split_key(key)
-        self.purged.add(writer, low, high)
-        self.version += 1
-        if writer not in self.writers:
-            return
-        if high - low < len(self.records):
-            keys = [f"{n}-{writer}" for n in range(low, high + 1)]
+        for writer, known in intervals.items():
+            for low, high in known:
+                _check_interval(writer, low, high)
+        for writer, known in intervals.items():
+            for low, high in known:
+                self.purged.add(writer, low, high)
+            self.version += 1
+            if writer in self.writers:
+                self._drop_covered(writer, known)
+
+    def cover(self, writer: str, low: int, high: int) -> None:
+        """Join one interval."""
+        self.cover_all({writer: [[low, high]]})
+
+    def _drop_covered(self, writer: str, intervals: List[List[int]]) -> None:
+        if sum(high - low + 1 for low, high in intervals) <= len(self.records):
+            keys = [
+                f"{n}-{writer}" for low, high in intervals for n in range(low, high + 1)
+            ]
         else:
             keys = [key for key in self.records if key.endswith(writer)]
         for key in keys:
@@ -292,7 +296,7 @@ class Queue:
 
     def unfinished(self) -> int:
         """Give the number of tasks waiting or running."""
-        return sum(self.counts[state] for state in UNFINISHED)
+        return self.counts[State.WAITING] + self.counts[State.RUNNING]
 
     def find(self, text: str) -> List[Record]:
         """Give the tasks that an id, or the beginning of one, may mean.
@@ -345,29 +349,53 @@ class Queue:
 
     # --- the one way in and out ---------------------------------------------------
 
-    def _insert(self, record: Record, is_derived: bool = False) -> None:
+    def _insert(self, record: Record, digest: Optional[int] = None) -> int:
         if len(self._needs) > 2 * len(self.records) + SPARE_NEEDS:
             self._needs = {r.needs: r.needs for r in self.records.values()}
-        record.needs = self.shared(record.needs)
+        self._share(record)
         self.records[record.key] = record
-        _, writer = split_key(record.key)
+        writer = record.key.rpartition("-")[2]
         self.writers[writer] = self.writers.get(writer, 0) + 1
         if record.name:
             self.names.setdefault(record.name, []).append(record.key)
             self._tell_apart(record.name)
-        self._settle(record, is_new=True, is_derived=is_derived)
+        return self._settle(record, None, digest)
+
+    def _share(self, record: Record) -> None:
+        """Let what neighbours have in common be one object."""
+        last, self._last = self._last, record
+        if record.command == last.command:
+            record.command = last.command
+        # 1, 1.0 and True are equal in `extra`, and three texts.
+        if record.rest.extra is None and record.rest == last.rest:
+            record.rest = last.rest
+        needs = self.shared(record.rest.needs)
+        if needs is not record.rest.needs:
+            record.rest = record.rest._replace(needs=needs)
+
+    def _digest_of(self, record: Record) -> int:
+        """Give a record's hash, before it is changed."""
+        known = self._digests.get(record.key)
+        return record.digest if known is None else known
 
     def _settle(
-        self, record: Record, is_new: bool = False, is_derived: bool = False
-    ) -> None:
-        old = None if is_new else record.state
-        known = 0 if is_new else record.digest
-        if not is_derived:  # `decode` has just done it: the dearest part of a merge
-            record.state = derive(record)
-            record.digest = hash64(canonical(encode(record)))
-        if record.digest == known:
-            return
-        self._turn_leaf(record.key, known ^ record.digest)
+        self, record: Record, known: Optional[int], digest: Optional[int] = None
+    ) -> int:
+        """Follow a change; `known`: the hash before, None for what is new.
+
+        `digest` is given if it is known already: the dearest part of a merge.
+        """
+        old = None if known is None else record.state
+        record.state = derive(record)
+        if digest is None:
+            digest = record.digest
+        if digest == known:
+            return digest
+        if record.state is State.RUNNING:
+            self._digests[record.key] = digest
+        else:
+            self._digests.pop(record.key, None)
+        self._turn_leaf(record.key, digest ^ (known or 0))
         if old is not record.state:
             self.counts[record.state] += 1
             if old is not None:
@@ -375,6 +403,7 @@ class Queue:
         self.changed.add(record.key)
         self.version += 1
         self.on_change(record, old, record.state)
+        return digest
 
     def _turn_leaf(self, key: str, bits: int) -> None:
         leaf = leaf_of(key)
@@ -383,9 +412,10 @@ class Queue:
 
     def _remove(self, record: Record) -> None:
         del self.records[record.key]
-        self._turn_leaf(record.key, record.digest)
+        self._turn_leaf(record.key, self._digest_of(record))
+        self._digests.pop(record.key, None)
         self.counts[record.state] -= 1
-        _, writer = split_key(record.key)
+        writer = record.key.rpartition("-")[2]
         self.writers[writer] -= 1
         if not self.writers[writer]:
             del self.writers[writer]
@@ -409,6 +439,13 @@ class Queue:
         for key in keys:
             is_alone = len(keys) == 1
             self.records[key].suffix = "" if is_alone else "-" + key[2 : 2 + size]
+
+
+def _check_interval(writer: Any, low: Any, high: Any) -> None:
+    if not (type(low) is type(high) is int and low <= high):
+        raise Malformed("an interval must be two whole numbers, low and high")
+    for n in (low, high):
+        split_key(f"{n}-{writer}")
 
 
 def leaf_of(key: str) -> int:

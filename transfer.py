@@ -5,14 +5,16 @@ resuming, digests), and must never pass through the core.
 
 Rules. A file is pulled: who lacks it asks (FILE_WANT, from an offset), who has it sends
 pieces (FILE_PIECE) in the bulk lane of the link, one when the wire is free, so that
-a heartbeat waits for one piece at most and memory holds one. Outputs go the same way
+a heartbeat waits for one piece at most and memory holds one. Pieces are larger while
+the wire takes them within QUICK_S: most of what a small one costs isn't its bytes.
+Outputs go the same way
 (OUTPUT_WANT, OUTPUT_PIECE), from whichever comrade has them. An empty piece says that
 the content can't be had there, or not now. A large output lies on the ghost that made
 it: an OUTPUT_WANT may name the ghost in one field more, `at`, and the comrade to which
 that is attached gets it first, then serves it.
 
 How it works. A `Want` is a content that is to come here: it asks one linked peer after
-the other, goes on where it was when a link breaks, and begins anew a while after all
+the other, goes on where it was when a link breaks, and asks again a while after all
 said no. What arrives is written as it comes, its digest checked at the end
 (store.Part); finishing (fsync) is done aside. A `Serve` goes out on one link.
 
@@ -31,17 +33,7 @@ import heapq
 import itertools
 import os
 from collections import deque
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    List,
-    NamedTuple,
-    Optional,
-    Set,
-    Tuple,
-)
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import net
 import store
@@ -53,8 +45,11 @@ ASK_AGAIN_S = 1.0  # after every peer said that it doesn't have it; doubles up t
 ASK_AGAIN_MAX_S = 30.0  # this: 10,000 files that nobody has cost 333 questions a second
 STALL_S = 5.0  # without a piece: ask the next peer
 BRING_BYTES_S = 1 << 20  # ... and so much longer if a ghost has to send it there first
+QUICK_S = 0.02  # 1 MB/s at first; what is slower gets the smallest pieces
+LARGE_BYTES = 64 << 10  # a link from 3 MB/s on has 13 KB/s left: still no death
 COMING_MAX = 4  # files that come at once, and as many outputs; the rest wait in line
 OUTPUTS_MAX = 10_000  # wanted at once; more are fetched when somebody asks for them
+KEPT_MAX = 16  # begun ones that keep what came while nobody can go on with them
 SERVES_MAX = 16  # contents that go out on one link, or are looked for; over it: no
 FOREVER = float("inf")  # until a link comes up
 SIZE_MAX = 1 << 50  # of a content: no arithmetic of a peer gets further
@@ -82,20 +77,8 @@ class Want:
     """A content that is to come here; `then` gets True once it is in the store."""
 
     __slots__ = (
-        "at",
-        "digest",
-        "due",
-        "first",
-        "got",
-        "is_finishing",
-        "kind",
-        "link",
-        "part",
-        "pauses",
-        "peer",
-        "refused",
-        "size",
-        "then",
+        *("at", "digest", "due", "first", "got", "is_finishing", "kind", "link"),
+        *("part", "pauses", "peer", "refused", "size", "then"),
     )
 
     def __init__(
@@ -147,13 +130,13 @@ class Serve:
         self.fd = -1
         self.data = b""
 
-    def piece(self) -> wire.Frame:
+    def piece(self, size: int) -> wire.Frame:
         """Give the next piece; an empty one says that it can't be had."""
         if self.fd < 0:
-            body = self.data[self.offset : self.offset + net.PIECE_BYTES]
+            body = self.data[self.offset : self.offset + size]
         else:
             try:
-                body = os.pread(self.fd, net.PIECE_BYTES, self.offset)
+                body = os.pread(self.fd, size, self.offset)
             except OSError:
                 body = b""  # a bad disk is no broken link
         fields = {"digest": self.digest, "offset": self.offset, "size": self.size}
@@ -174,16 +157,23 @@ class Serve:
 class Line:
     """What goes out on one link, taking turns, and what is looked for to go out."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.serves: Deque[Serve] = deque()
         self.looking = 0
+        self._clock = clock
+        self._given_at = 0.0  # the last piece
+        self._piece_bytes = net.PIECE_BYTES
 
     def next(self) -> Optional[wire.Frame]:
-        """Give the link its next piece."""
+        """Give the link its next piece; the one before is on its way."""
         if not self.serves:
             return None
+        given_at, self._given_at = self._given_at, self._clock()
+        is_quick = self._given_at - given_at < QUICK_S
+        larger = min(2 * self._piece_bytes, LARGE_BYTES)
+        self._piece_bytes = larger if is_quick else net.PIECE_BYTES
         serve = self.serves.popleft()
-        frame = serve.piece()
+        frame = serve.piece(self._piece_bytes)
         if serve.is_over() or not frame.body:
             serve.close()
         else:
@@ -214,6 +204,7 @@ class Transfers:
         self._line: Dict[Kind, Deque[Want]] = {kind: deque() for kind in PIECES}
         self._coming: Dict[Kind, List[Want]] = {kind: [] for kind in PIECES}
         self._paused: List[Tuple[float, int, Want]] = []  # a heap, by due
+        self._kept: Dict[str, Want] = {}  # of those, with what came so far
         self._number = itertools.count()  # so that no two Wants are compared
         self._outputs = 0  # wanted
         self._peers: Set[net.Link] = set()  # the links of the last tick
@@ -289,6 +280,7 @@ class Transfers:
         while self._paused and (has_new or self._paused[0][0] <= now):
             want = heapq.heappop(self._paused)[2]
             if self.wants.get(want.digest) is want:
+                self._kept.pop(want.digest, None)
                 want.pauses = 0 if has_new else want.pauses
                 self._line[want.kind].append(want)
 
@@ -328,7 +320,10 @@ class Transfers:
             self._pause(want, now)
 
     def _pause(self, want: Want, now: float) -> None:
-        want.begin_anew()  # a paused one holds no file open: there may be thousands
+        if want.got:  # the only link to who has it may break again and again
+            self._kept[want.digest] = want
+        while len(self._kept) > KEPT_MAX:  # thousands may pause; each holds a file open
+            self._kept.pop(next(iter(self._kept))).begin_anew()
         want.refused.clear()
         want.peer, want.link = "", None
         want.due = now + min(ASK_AGAIN_S * 2.0**want.pauses, ASK_AGAIN_MAX_S)
@@ -372,6 +367,7 @@ class Transfers:
         except OSError as problem:  # our own disk: another peer won't help
             if not want.pauses:
                 self.seams.log(str(problem))
+            want.begin_anew()
             if want.is_patient:
                 self._pause(want, now)
             else:
@@ -396,6 +392,7 @@ class Transfers:
 
     def _end(self, want: Want, is_here: bool) -> None:
         self.wants.pop(want.digest, None)
+        self._kept.pop(want.digest, None)
         self._outputs -= not want.is_patient
         if want in self._coming[want.kind]:
             self._coming[want.kind].remove(want)
@@ -452,7 +449,7 @@ class Transfers:
 
     def _line_of(self, link: net.Link) -> Line:
         if link not in self.serving:
-            line = self.serving[link] = Line()
+            line = self.serving[link] = Line(self.seams.clock)
             link.source = line.next
         return self.serving[link]
 

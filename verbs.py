@@ -15,99 +15,85 @@ further ahead than the client reads.
 import errno
 import json
 import os
+from collections import deque
 from stat import S_ISREG
-from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Generator,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+import choosing
 import completing
 import conditions
 import inforce
+import printed
+import queuetable
 import settings
+import steering
+import terminal
+import top
+import waiting
 from control import (
-    PIECE_BYTES,
     SLICE,
     TURN,
     Ask,
     Call,
     Control,
-    Fetch,
     Keep,
     No,
-    Until,
     Verb,
     Waits,
     Wrong,
+    absolute,
+    at_most,
     more_room,
+    only,
     printable,
     to_bytes,
     told,
 )
-from effects import Abandon, Add, Delete, Drain, NewTask, Refresh, Stop, Sync, Tags
+from effects import Abandon, Add, NewTask, Refresh, Stop, Sync, Tags
+from facts import TEXTS_BYTES_MAX, clipped
+from letters import Letter
 from listing import (
     NODE_HEADS,
-    Bar,
-    csv_rows,
-    json_rows,
-    laid_out,
+    Reasons,
     node_cells,
-    not_durable,
     pour,
     row,
-    table,
     why_lines,
 )
-from record import UNFINISHED, File, Phase, Record, Run, State, named_key
+from record import UNFINISHED, File, Needs, Record, State, named_key
 from taskform import (
     TASK_FORMAT,
     Draft,
-    duration,
+    completed,
     is_task,
     kept_name,
     lines,
+    plain,
     split_flags,
     split_line,
-    split_options,
 )
 
 LIST_BYTES_MAX = 128 << 20  # of a file of tasks: half a million long lines
 READ_BYTES = 1 << 20  # of it at once: a few ms
-FINDS = 20  # ids looked up in one turn of the loop: a prefix is searched for
+SLICES_AHEAD = 20  # of a list, of the disk: else all its rows would wait in memory
 TAG_CHARS_MAX = 200
-ENDING_S = 5.0  # an output of a run that ends is waited for: it may be large
+Names = Dict[str, Tuple[str, Draft]]  # of earlier lines -> key, and what it is of
+# What was read of a list. A command has the needs that stand before it: a million of
+# NewTask would leave 60 MiB of holes between the commands.
+Item = Union[Draft, NewTask, Needs, str]
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-
-
-def only(call: Call, name: str) -> str:
-    """Give the one argument of a call."""
-    at_most(call, 1)
-    if len(call.args) < 2:
-        raise Wrong(f"{name} is missing; found no argument; write one {name}")
-    return call.args[1]
-
-
-def at_most(call: Call, most: int) -> None:
-    """Refuse more arguments than a verb takes."""
-    if len(call.args) > most + 1:
-        what = "there are %d arguments, %d at most are taken" % (
-            len(call.args) - 1,
-            most,
-        )
-        raise Wrong(told(what, call.args[most + 1], "leave it out, or quote blanks"))
-
-
-def find(ctl: Control, text: str) -> Record:
-    """Give the one task that an id or a unique prefix means."""
-    if not text or text.startswith("-"):
-        raise Wrong(told("ID can't be an id", text, "see leoronic_get_queue"))
-    found = ctl.node.queue.find(text)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        some = ", ".join(sorted(r.shown for r in found)[:3])
-        what = "ID means %d tasks (%s ..)" % (len(found), some)
-        raise No(told(what, text, "give more of it"))
-    if ctl.node.queue.is_id_purged(text):
-        raise No(told("ID is of a task long complete", text, "it was purged"))
-    raise No(told("ID is unknown", text, "see leoronic_get_queue"))
 
 
 # --- adding -----------------------------------------------------------------------
@@ -127,7 +113,7 @@ def read_list(call: Call) -> Generator[Waits, Any, str]:
     data = bytearray()
     try:
         # Without O_NONBLOCK a FIFO would hold up the whole node.
-        fd = os.open(_absolute(call, "FILE", path), os.O_RDONLY | os.O_NONBLOCK)
+        fd = os.open(absolute(call, "FILE", path), os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", 0) as file:
             if not S_ISREG(os.fstat(fd).st_mode):
                 raise Wrong(told("FILE is no regular file", path, "name a text file"))
@@ -151,16 +137,6 @@ def read_list(call: Call) -> Generator[Waits, Any, str]:
     return text[1:] if text[:1] == "\ufeff" else text
 
 
-def _absolute(call: Call, name: str, path: str) -> str:
-    """Give the path of a file as the caller means it, as this process opens it."""
-    if not path:
-        raise Wrong(f'{name} is empty; found ""; name a file')
-    if not call.cwd and not path.startswith("/"):
-        remedy = "your working directory is gone: cd, or write a path from /"
-        raise Wrong(told(f"{name} is relative", path, remedy))
-    return os.fsdecode(to_bytes(os.path.join(call.cwd, path)))
-
-
 def _add_tasks_str(ctl: Control, call: Call) -> Verb:
     yield from _add_lines(ctl, call, only(call, "STRING"))
 
@@ -168,61 +144,103 @@ def _add_tasks_str(ctl: Control, call: Call) -> Verb:
 def _add_sweep(ctl: Control, call: Call) -> Verb:
     import sweep  # a grammar that most nodes never need
 
-    yield from _add(ctl, call, (yield from sweep.drafts(call)))
+    yield from _add(ctl, call, [*(yield from sweep.drafts(call))])
 
 
 def _add_lines(ctl: Control, call: Call, text: str) -> Verb:
-    drafts: List[Draft] = []
+    drafts: List[Item] = []
+    needs: Optional[Needs] = None
     for number, line in enumerate(lines(text), 1):
         if is_task(line):
             try:
-                drafts.append(Draft(split_line(line), number))
+                found = plain(line)
+                if found is None:
+                    drafts.append(Draft(split_line(line), number))
+                else:
+                    if found[1] is not needs:
+                        drafts.append(found[1])
+                        needs = found[1]
+                    drafts.append(found[0])
             except Wrong as problem:
                 raise Wrong("line %d: %s" % (number, problem)) from None
         if number % SLICE == 0:
             yield TURN
+    del text  # it may be large
     if not drafts:
         call.err("the list holds no task; found only comments and blanks; add some")
         return
     yield from _add(ctl, call, drafts)
 
 
-def _add(ctl: Control, call: Call, drafts: List[Draft]) -> Verb:
+def _add(ctl: Control, call: Call, drafts: List[Item]) -> Verb:
+    """Add what was read: drafts, and tasks of which nothing is to be looked up."""
     yield from _check_ids(ctl, drafts)
-    tasks: List[NewTask] = []
+    slices: Deque[List[Item]] = deque([[]])
+    count, needs = 0, []
     kept: Dict[str, File] = {}
-    names: Dict[str, Tuple[str, Draft]] = {}
-    for draft in drafts:
-        try:
-            paths = [_absolute(call, "FILES", path) for path in draft.paths]
-            new = [path for path in paths if path not in kept]
-            if new:
-                kept.update(zip(new, (yield Keep(new))))
-            files = tuple(kept[path] for path in paths)
-            tasks.append(_task(ctl, draft, files, names))
-        except OSError as problem:
-            raise _no_file(draft, problem) from None
-        except (Wrong, No) as problem:
-            raise type(problem)(f"{draft.where}{problem}") from None
-        if draft.paths and not draft.needs.keep_names:
-            for warning in ctl.acts.renames(draft.command, draft.told_of):
-                call.err(draft.where + printable(warning))
-        if len(tasks) % SLICE == 0:
+    names: Names = {}
+    drafts.reverse()
+    while drafts:  # each gives its memory back: there may be a million
+        draft = drafts.pop()
+        if isinstance(draft, Needs):
+            needs = [draft]
+        elif isinstance(draft, Draft):
+            draft = yield from _look_up(ctl, call, draft, kept, names)
+        slices[-1].append(draft)
+        count += not isinstance(draft, Needs)
+        if count == SLICE and drafts:
+            slices.append([*needs])
+            count = 0
             yield more_room(call)
-    if tasks:
-        yield from _send(ctl, call, tasks)
+    if slices[0]:
+        yield from _send(ctl, call, slices)
 
 
-def _check_ids(ctl: Control, drafts: List[Draft]) -> Verb:
+def _look_up(
+    ctl: Control, call: Call, draft: Draft, kept: Dict[str, File], names: Names
+) -> Generator[Waits, Any, NewTask]:
+    """Make the task of a draft: its files kept, what it refers to found."""
+    try:
+        paths = [absolute(call, "FILES", path) for path in draft.paths]
+        new = [path for path in paths if path not in kept]
+        if new:
+            kept.update(zip(new, (yield Keep(new))))
+        task = _task(ctl, draft, tuple(kept[path] for path in paths), names)
+    except OSError as problem:
+        raise _no_file(draft, problem) from None
+    except (Wrong, No) as problem:
+        raise type(problem)(f"{draft.where}{problem}") from None
+    if draft.paths and not draft.needs.keep_names:
+        for warning in ctl.acts.renames(draft.command, draft.told_of):
+            call.err(draft.where + printable(warning))
+    return task
+
+
+def _tasks(items: Sequence[Item]) -> List[NewTask]:
+    """Make the tasks of what was read and looked up."""
+    tasks: List[NewTask] = []
+    needs = Needs()
+    for item in items:
+        if isinstance(item, Needs):
+            needs = item
+        elif isinstance(item, NewTask):
+            tasks.append(item)
+        elif isinstance(item, str):
+            tasks.append(NewTask(item, needs, ""))
+    return tasks
+
+
+def _check_ids(ctl: Control, drafts: List[Item]) -> Verb:
     """Refuse unknown ids before any file is read."""
-    names: Dict[str, Tuple[str, Draft]] = {}
+    names: Names = {}
     for count, draft in enumerate(drafts, 1):
-        try:
-            for condition in draft.conditions:
-                _resolve(ctl, condition, names)
-        except Wrong as problem:
-            raise Wrong(f"{draft.where}{problem}") from None
-        names[draft.name] = ("", draft)
+        if isinstance(draft, Draft):
+            try:
+                for condition in draft.conditions:
+                    _resolve(ctl, condition, names)
+            except Wrong as problem:
+                raise Wrong(f"{draft.where}{problem}") from None
+            names[draft.name] = ("", draft)
         if count % SLICE == 0:
             yield TURN
 
@@ -243,7 +261,7 @@ def _task(
     ctl: Control,
     draft: Draft,
     files: Tuple[File, ...],
-    names: Dict[str, Tuple[str, Draft]],
+    names: Names,
 ) -> NewTask:
     """Resolve what a draft refers to; ids of earlier lines are in `names`."""
     found = [_resolve(ctl, condition, names) for condition in draft.conditions]
@@ -252,8 +270,7 @@ def _task(
         found += [
             conditions.may_place(kept_name(file.name), file.digest) for file in named
         ]
-    texts = tuple(conditions.wire(c) for c in found if c is not None)
-    needs = draft.needs._replace(conditions=texts, files=named)
+    needs = completed(draft.needs, tuple(c for c in found if c is not None), named)
     if draft.name:
         key = named_key(draft.name, draft.command, needs)
         _check_name(ctl, draft.name, key, names)
@@ -261,9 +278,7 @@ def _task(
     return NewTask(draft.command, needs, draft.name)
 
 
-def _check_name(
-    ctl: Control, name: str, key: str, names: Dict[str, Tuple[str, Draft]]
-) -> None:
+def _check_name(ctl: Control, name: str, key: str, names: Names) -> None:
     """Refuse an id that is another task's; with the same task it is the same task."""
     remedy = "give another id, or the same task"
     if name in names and names[name][0] != key:
@@ -279,7 +294,7 @@ def _check_name(
 def _resolve(
     ctl: Control,
     condition: conditions.Condition,
-    names: Dict[str, Tuple[str, Draft]],
+    names: Names,
 ) -> Optional[conditions.Condition]:
     """Put the key in place of the id in `queue:done ID`; None: it is purged."""
     text = condition.argument
@@ -288,220 +303,103 @@ def _resolve(
     if text in names:
         return condition._replace(argument=names[text][0])
     try:
-        return condition._replace(argument=find(ctl, text).key)
+        return condition._replace(argument=choosing.find(ctl, text).key)
     except (Wrong, No) as problem:
         if ctl.node.queue.is_id_purged(text) and not ctl.node.queue.find(text):
             return None
         raise Wrong(f"CONDITIONS has queue:done {text}; {problem}") from None
 
 
-def _send(ctl: Control, call: Call, tasks: List[NewTask]) -> Verb:
-    """Hand tasks to the node under one ticket, in slices, all or nothing."""
+def _send(ctl: Control, call: Call, slices: Deque[List[Item]]) -> Verb:
+    """Hand tasks to the node under one ticket, all or nothing.
+
+    What is handed over is taken out of `slices`: there may be a million.
+    """
     ticket, wall = ctl.ticket(), ctl.acts.wall()
     ctl.early[ticket] = None
     try:
-        for i in range(0, len(tasks) - SLICE, SLICE):
-            ctl.acts.step(Add(ticket, tasks[i : i + SLICE], wall, True))
+        for count in range(1, len(slices)):
+            ctl.acts.step(Add(ticket, _tasks(slices.popleft()), wall, True))
             if ctl.early[ticket] is not None:
                 raise No("nothing was added; " + ctl.early[ticket].error)
+            if count % SLICES_AHEAD == 0:
+                yield Ask(lambda ticket: Sync(ticket, unless_stuck=True))
             yield TURN
     except GeneratorExit:
         ctl.acts.step(Abandon(ticket))
         raise
     finally:
         del ctl.early[ticket]
-    last = tasks[(len(tasks) - 1) // SLICE * SLICE :]
-    acked = yield Ask(lambda _: Add(ticket, last, wall), ticket)
+    acked = yield Ask(lambda _: Add(ticket, _tasks(slices.popleft()), wall), ticket)
     if acked.error:
         raise No("nothing was added; " + acked.error)
     if acked.note:
         call.err(acked.note)
-    records = [ctl.node.queue.records.get(key) for key in acked.keys]
-    ids = [record.shown for record in records if record is not None]
-    for record in records:
-        if record is not None and record.state is State.DELETED:
-            what = "this task is there already, and deleted"
-            call.err(told(what, record.shown, "to run it again, give another ID"))
     # The shell reads a line byte by byte: all but the last id go as one piece.
-    yield from pour(call, (text + "\n" for text in ids[:-1]))
-    for text in ids[-1:]:
+    yield from pour(call, (text + "\n" for text in _ids(ctl, call, acked.keys[:-1])))
+    for text in _ids(ctl, call, acked.keys[-1:]):
         call.line(text)
+
+
+def _ids(ctl: Control, call: Call, keys: Sequence[str]) -> Iterator[str]:
+    """Give the ids of tasks that were added, as they are asked for."""
+    for key in keys:
+        record = ctl.node.queue.records.get(key)
+        if record is not None:
+            if record.state is State.DELETED:
+                what = "this task is there already, and deleted"
+                call.err(told(what, record.shown, "to run it again, give another ID"))
+            yield record.shown
+
+
+def _retry(ctl: Control, call: Call) -> Verb:
+    """Add tasks that are over anew, all or none, under names that tell of it."""
+    texts = call.args[1:]
+    if not texts:
+        raise Wrong("ID is missing; found no argument; write one ID or more")
+    problems: List[str] = []
+    if "all" in texts:
+        chosen = yield from choosing.failed(ctl)
+        if not chosen:
+            call.err("nothing was added; found no task that failed and wasn't retried")
+    else:
+        chosen = yield from choosing.pick_all(ctl, texts, problems)
+    problems += [text for text in map(lambda r: _no_retry(ctl, r), chosen) if text]
+    for problem in problems[:1]:
+        raise No("nothing was added; " + problem)
+    names = [choosing.name_anew(ctl, record) for record in chosen]
+    tasks: List[Item] = [
+        NewTask(r.command, r.needs, name) for r, name in zip(chosen, names)
+    ]
+    if tasks:
+        pieces = range(0, len(tasks), SLICE)
+        yield from _send(ctl, call, deque(tasks[i : i + SLICE] for i in pieces))
+
+
+def _no_retry(ctl: Control, record: Record) -> str:
+    """Say why a task can't be added anew; empty: it can be."""
+    if record.state in UNFINISHED:
+        what = f"ID is of a task that is {record.state.value}"
+        return told(what, record.shown, "it may be retried once it is over")
+    for file in record.needs.files:
+        if file.digest not in ctl.node.files:
+            what = f"FILES of {record.shown} are no longer kept here"
+            return told(what, file.name, "add it anew with leoronic_add_task")
+    return ""
 
 
 # --- asking about tasks -----------------------------------------------------------
 
 
-def _del_task(ctl: Control, call: Call) -> Verb:
-    if len(call.args) < 2:
-        raise Wrong("ID is missing; found no argument; write one ID or more")
-    problems: List[str] = []
-    keys: Dict[str, None] = {}
-    for count, text in enumerate(call.args[1:], 1):
-        try:
-            record = find(ctl, text)
-            if record.state in UNFINISHED:
-                keys[record.key] = None
-            else:
-                what = f"ID is of a task that is {record.state.value} already"
-                problems.append(told(what, text, "nothing is left to be done"))
-        except No as unknown:
-            problems.append(str(unknown))
-        if count % FINDS == 0:
-            yield TURN
-    if keys:
-        acked = yield Ask(lambda ticket: Delete(ticket, list(keys)))
-        problems += not_durable(acked)
-    for problem in problems[:-1]:
-        call.err(printable(problem))
-    if problems:
-        raise No(problems[-1])
-
-
-def _get_queue(ctl: Control, call: Call) -> Verb:
-    flags, rest = split_flags(call.args[1:], ("--json", "--csv"))
-    if len(set(flags)) > 1:
-        raise Wrong(told("only one form is taken", " ".join(flags), "choose one"))
-    known = ", ".join(state.value for state in State)
-    if len(rest) > 1:
-        raise Wrong(told("only one STATE is taken", " ".join(rest), f"one of {known}"))
-    states = [state for state in State if rest in ([], [state.value])]
-    if not states:
-        raise Wrong(told("STATE is unknown", rest[0], f"write one of {known}"))
-    chosen = [r for r in ctl.node.queue.in_order() if r.state in states]
-    if "--json" in flags:
-        yield from pour(call, json_rows(ctl, chosen))
-    elif "--csv" in flags:
-        yield from pour(call, csv_rows(ctl, chosen))
-    else:
-        yield from table(ctl, call, chosen)
-
-
-def _get_output(ctl: Control, call: Call) -> Verb:
-    flags, rest = split_flags(call.args[1:], ("--stderr",))
-    call.args[1:] = rest
-    record = find(ctl, only(call, "ID"))
-    which = "err" if flags else "out"
-    run, live = yield from _run_of(ctl, record, which)
-    found: Any = live
-    size, digest = run.detail.get(which, (-1, ""))
-    if size == 0 or (size < 0 and _may_begin(ctl, run)):
-        return
-    if size > 0 and digest:
-        found = yield Fetch(size, digest, run.worker)
-    if isinstance(found, bytes):
-        call.raw(found)
-    elif found is not None:
-        yield from _send_file(record, call, found)
-    else:
-        raise No(
-            "the output of %s isn't here; found that it ran on %s; it may be lost"
-            % (record.shown, run.detail.get("node") or "another node")
-        )
-
-
-def _run_of(
-    ctl: Control, record: Record, which: str
-) -> Generator[Waits, Any, Tuple[Run, Optional[str]]]:
-    """Give the run that speaks for a task, and where its output gathers meanwhile.
-
-    Between that and an end that is told lies some time: a large output is being moved.
-    """
-    deadline = ctl.acts.clock() + ENDING_S
-    while True:
-        run_key = record.telling_run()
-        if run_key is None:
-            raise No(
-                f"{record.shown} has no output; found that it is {record.state.value}, "
-                "and has not run; see leoronic_why"
-            )
-        run = record.runs[run_key]
-        live = ctl.acts.live_output(run_key, which)
-        is_ending = run.phase is Phase.STARTED and run.worker == ctl.node.me.writer
-        if live or not is_ending or ctl.acts.clock() >= deadline:
-            return run, live
-        yield Until(deadline)
-
-
-def _may_begin(ctl: Control, run: Run) -> bool:
-    """Say whether a run is about to start here, and so has printed nothing yet."""
-    return run.phase is Phase.GRANTED and run.worker == ctl.node.me.writer
-
-
-def _send_file(record: Record, call: Call, path: str) -> Verb:
-    try:
-        with open(path, "rb") as file:
-            left = os.fstat(file.fileno()).st_size  # a task may print without end
-            while left > 0:
-                piece = file.read(min(PIECE_BYTES, left))
-                if not piece:
-                    break
-                left -= len(piece)
-                call.raw(piece)
-                yield more_room(call)
-    except OSError as problem:
-        raise No(
-            f"the output of {record.shown} can't be read; found: {problem.strerror}; "
-            "see this node's log"
-        ) from None
-
-
-def _wait_for(ctl: Control, call: Call) -> Verb:
-    options, rest = split_options(call.args[1:], {"--timeout": duration})
-    clock = ctl.acts.clock
-    deadline = clock() + options["--timeout"] if options else None
-    waited: List[Record] = []
-    for count, text in enumerate(rest, 1):
-        waited.append(find(ctl, text))
-        if count % FINDS == 0:
-            yield TURN
-    if not rest:
-        waited = [r for r in ctl.node.queue.records.values() if r.state in UNFINISHED]
-    left, bar = list(waited), Bar(call, waited)
-    while True:
-        while left and not _is_unfinished(ctl, left[-1]):
-            left.pop()
-        now = clock()
-        if not left or (deadline is not None and now >= deadline):
-            break
-        times = [t for t in (deadline, bar.draw(now)) if t is not None]
-        yield Until(min(times, default=None))
-    call.progress("")
-    if not left:
-        yield from _report(ctl, call, waited)
-        return
-    many = sum(1 for record in left if _is_unfinished(ctl, record))
-    call.err(
-        "time is up; found %d of %d not finished; see leoronic_get_queue"
-        % (many, len(waited))
-    )
-    call.end(124)
-
-
-def _is_unfinished(ctl: Control, record: Record) -> bool:
-    """Say whether to wait on; an add that failed was forgotten, not finished."""
-    return record.state in UNFINISHED and record.key in ctl.node.queue.records
-
-
-def _report(ctl: Control, call: Call, waited: List[Record]) -> Verb:
-    acked = yield Ask(lambda ticket: Sync(ticket))
-    if acked.error:
-        call.err(f"finished, but not on disk yet; {acked.error}; a restart may undo it")
-    bad = [r for r in waited if r.state not in UNFINISHED and r.state is not State.DONE]
-    if bad:
-        some = ", ".join(f"{r.shown} ({r.state.value})" for r in bad[:3])
-        raise No(
-            "%d of %d did not succeed; found %s; see leoronic_get_queue"
-            % (len(bad), len(waited), some + (" .." if len(bad) > 3 else ""))
-        )
-
-
 def _why(ctl: Control, call: Call) -> Verb:
-    record = find(ctl, only(call, "ID"))
+    record = choosing.pick(ctl, only(call, "ID"))
     now = ctl.acts.clock()
-    values = row(ctl, record)
+    values = row(ctl, record, Reasons(ctl))
     where = f" on {values['node']}" if values["node"] else ""
     code = f", exit {values['exit']}" if values["exit"] is not None else ""
     call.line(printable(f"{record.shown} is {record.state.value}{where}{code}"))
+    for text in ctl.node.history(record):
+        call.line("  " + printable(text))
     if record.state is not State.WAITING or record.key in ctl.node.matcher.blocked:
         if values["reason"]:
             call.line("  " + printable(values["reason"]))
@@ -524,8 +422,17 @@ def _nodes(ctl: Control, call: Call) -> Verb:
         call.raw((json.dumps(members) + "\n").encode("ascii"))
         return
     rows = [NODE_HEADS] + [node_cells(member) for member in members]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    yield from pour(call, (laid_out(cells, widths, call.width) for cells in rows))
+    widths = [max(map(terminal.width_of, column)) for column in zip(*rows)]
+    if 0 < call.width < sum(widths) + len(terminal.GAP) * (len(widths) - 1):
+        for cells in rows:  # name@address: the address stands in front of it
+            name, _, address = cells[1].partition("@")
+            cells[1] = name if address == cells[0] else cells[1]
+        widths[1] = max(terminal.width_of(cells[1]) for cells in rows)
+    lines = (terminal.row(cells, widths, call.width) + "\n" for cells in rows)
+    yield from pour(call, lines)
+    said = yield Letter("", "health", {})
+    for address, why in (said[0] if said else {}).get("strange", {}).items():
+        call.err(f"{address} is no node of this cluster: {why}")
 
 
 def _tags(ctl: Control, call: Call) -> Verb:
@@ -538,6 +445,10 @@ def _tags(ctl: Control, call: Call) -> Verb:
             remedy = "write a word without blanks, of at most 200 characters, no -"
             raise Wrong(told("TAG can't be a tag", tag, remedy + " in front"))
     is_add = call.args[0] == "add_tag"
+    wanted = ctl.node.all_tags().union(tags)
+    if is_add and len(clipped(wanted)) < len(wanted):
+        what = "TAG can't be added: a node has %d KiB of tags at most"
+        raise Wrong(told(what % (TEXTS_BYTES_MAX >> 10), tags[-1], "delete some"))
     unknown = [tag for tag in tags if tag not in ctl.node.tags]
     ctl.acts.step(Tags(tags, ()) if is_add else Tags((), tags))
     if unknown and not is_add:
@@ -557,25 +468,7 @@ def _task_format(ctl: Control, call: Call) -> Verb:
     at_most(call, 0)
     call.raw((TASK_FORMAT.strip() + "\n").encode("ascii"))
     for verb, (_, text) in conditions.VERBS.items():
-        call.raw(to_bytes("  %-29s %s\n" % (conditions.usage(verb), text)))
-    yield TURN
-
-
-def _drain(ctl: Control, call: Call) -> Verb:
-    at_most(call, 1)
-    node_id = ctl.node.me.node_id
-    for name in call.args[1:]:
-        if not name or name.startswith("-"):
-            raise Wrong(told("NODE can't be a node", name, "see leoronic_nodes"))
-        found = ctl.node.find_nodes(name) or ctl.node.find_nodes(name.lower())
-        if not found:
-            what = "NODE is no node's name or address"
-            raise No(told(what, name, "see leoronic_nodes"))
-        if len(found) > 1:
-            what = "NODE means %d nodes" % len(found)
-            raise No(told(what, name, "give the address"))
-        node_id = found[0]
-    ctl.acts.step(Drain(call.args[0] == "drain", node_id))
+        call.raw(to_bytes("  %s\n      %s\n" % (conditions.usage(verb), text)))
     yield TURN
 
 
@@ -593,18 +486,22 @@ VERBS: Dict[str, Callable[[Control, Call], Verb]] = {
     "add_tasks_sweep": _add_sweep,
     "add_tasks_sweep_text": _add_sweep,  # the values as text, one a line
     "add_tasks_text": _add_tasks_str,  # of a file that a ghost has read
-    "del_task": _del_task,
-    "get_queue": _get_queue,
-    "get_output": _get_output,
-    "wait": _wait_for,
+    "del_task": steering.del_task,
+    "count_all": steering.count_all,
+    "retry": _retry,
+    "get_queue": queuetable.get_queue,
+    "get_output": printed.get_output,
+    "wait": waiting.wait,
     "why": _why,
+    "top": top.top,
+    "top_frame": top.top_frame,
     "nodes": _nodes,
     "add_tag": _tags,
     "del_tag": _tags,
     "get_tags": _get_tags,
     "task_format": _task_format,
-    "drain": _drain,
-    "undrain": _drain,
+    "drain": steering.drain,
+    "undrain": steering.undrain,
     "stop": _stop,
     "config": inforce.config,
     "complete": completing.complete,

@@ -16,8 +16,9 @@ do. KNOWN_MAX are known at once; who was away for an hour is forgotten.
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Set, Tuple
 
-from facts import Facts
-from mesh import GONE_SILENT_S, MISSING_S
+from deaths import GONE_SILENT_S
+from facts import Facts, next_number
+from mesh import MISSING_S
 from workers import Worker
 
 if TYPE_CHECKING:  # The node makes it; only the hint looks back.
@@ -52,7 +53,7 @@ class Whereabouts:
         facts.update(changed)
         facts["at"] = self.mesh.node_id
         if facts != known:
-            facts["seq"] += 1
+            facts["seq"] = next_number(facts["seq"])
             self.take(facts, "", now)
 
     def are_news(self, facts: Facts) -> bool:
@@ -61,23 +62,30 @@ class Whereabouts:
         return known is None or _age(facts) > _age(known)
 
     def take(self, facts: Facts, source: str, now: float) -> None:
-        """Know facts, and pass them on to all but who sent them."""
+        """Know facts, and pass them on to whom their sender doesn't tell them."""
         writer = facts["id"]
         if writer not in self.known and len(self.known) >= KNOWN_MAX:
             self._drop_one()
         self.known[writer] = facts
         for peer, news in self._news.items():
-            if peer != source:
+            if peer != source and not self.mesh.covers(source, peer):
                 news[writer] = None
         if facts["state"] == "here":
             self.mesh.deaths.ghosts.pop(writer, None)
         elif facts["state"] in ("dead", "replaced"):
-            self.mesh.deaths.ghosts.setdefault(writer, now)
+            self.mesh.deaths.note_ghost(
+                writer, self.mesh.deaths.ghosts.get(writer, now)
+            )
         self._place(writer, now)
 
     def on_link(self, peer: str) -> None:
         """A new link to a comrade: it is told of all ghosts."""
         self._news[peer] = dict.fromkeys(sorted(self.known))
+
+    def tell_all(self) -> None:
+        """Tell all comrades of all ghosts, as facts may not have been passed on."""
+        for peer in self._news:
+            self.on_link(peer)
 
     def on_link_lost(self, peer: str) -> None:
         """A link to a comrade is gone."""

@@ -13,24 +13,27 @@ Handshake (client C, server S, K the cookie, | joins; each message has a fixed s
     2  S  hello_s
     3  C  HMAC(K, "leoronic1 client proof" | hello_c | hello_s)
     4  S  HMAC(K, "leoronic1 server proof" | hello_c | hello_s | 3), or zeros: refused
-Who sees another version or fingerprint in a hello stops there, and knows why.
+Who sees another version or fingerprint in a hello stops there, and knows why. A server
+that has several cookies (jar.py) takes the one that hello_c names: none is tried out.
 Each direction's key is an HMAC of a label of its own and both hellos.
 Frame: payload length u32, kind u8, payload, 16 bytes of BLAKE2b, keyed, over a 64-bit
 sequence number (never sent) and all before it. A payload is a JSON object; that of a
-raw kind is the u16 length of one, the object, and bytes as they are.
+raw kind is the u16 length of one, the object, and bytes as they are. That of a secret
+kind is veiled: XORed with BLAKE2b, keyed, of the sequence number and a block's number.
 
 Invariants (D14): before authentication bytes reach fixed-size parsing alone. No frame
 is accepted twice, out of order, or from another connection; after the first bad one a
 decoder gives nothing any more.
 
-Not done: secrecy (all can be read on the LAN), compression.
+Not done: secrecy (all else can be read on the LAN), compression.
 """
 
 import json
 import os
+import re
 import struct
 from enum import Enum, IntEnum
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 # The private modules are small; hashlib and hmac load OpenSSL (3.5 MiB).
 try:
@@ -51,16 +54,22 @@ except ImportError:
 
 FRAME_BYTES_MAX = 1 << 20  # a record with the longest command, escaped, fits
 JSON_DEPTH_MAX = 32  # a record needs 8; newer versions may add some
+# What costs far more memory than its bytes, outside of texts: 12 MiB and 60 ms a frame.
+JSON_MARKS_MAX = ((b"[{", 50_000), (b":", 40_000), (b",", 100_000))
+JSON_QUOTES_MAX = 120_000  # of a frame in which the marks must be told from texts
 JSON_NUMBER_DIGITS_MAX = 32  # 64-bit integers and any float; int() is quadratic
 
 MAGIC = b"Leoronic"
-VERSION = 1
+# 2: MEMBER has call and heeds, and there are letters. 3: there is NEW_COOKIE.
+VERSION = 3
 FINGERPRINT_BYTES, NONCE_BYTES, PROOF_BYTES, TAG_BYTES = 16, 32, 32, 16
 NO_CLUSTER = bytes(FINGERPRINT_BYTES)  # of one who has no cookie yet
 REFUSED_PROOF = bytes(PROOF_BYTES)
 HEAD = struct.Struct("!IB")
 RAW_HEAD = struct.Struct("!H")
 SEQUENCE = struct.Struct("!Q")
+VEIL_BYTES = 64  # of a block: the longest BLAKE2b
+SECRET_BYTES_MAX = 1024  # of a secret frame: before its tag is known it costs no more
 HELLO = struct.Struct(f"!8sHB{NONCE_BYTES}s{FINGERPRINT_BYTES}s8s8s")
 HELLO_START = struct.Struct("!8sH")  # the same in every version
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - HEAD.size - TAG_BYTES
@@ -131,6 +140,9 @@ class Kind(IntEnum):
     KEEP = 32
     KEPT = 33
     HANGUP = 34
+    LETTER = 35
+    REPLY = 36
+    NEW_COOKIE = 37
 
 
 class Row(NamedTuple):
@@ -144,7 +156,7 @@ class Row(NamedTuple):
     raw: bool = False  # bytes follow the fields
 
 
-_C, _O, _G, _K = "comrade", "coordinator", "ghost", "clairvoyant"
+_C, _O, _G, _K, _N = "comrade coordinator ghost clairvoyant node".split()
 CATALOGUE: Dict[Kind, Row] = {
     Kind.HEARTBEAT: Row("n heard root", _C, _C, "LDR"),
     Kind.MEMBER: Row(
@@ -155,7 +167,7 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.RECORDS: Row("n r store", _C, _C, "LDR", Kind.GOT),
     Kind.GOT: Row("n", _C, _C, "LD"),
     Kind.STORED: Row("n ok", _C, _C, "LD"),
-    Kind.PURGED: Row("w", _C, _C, "LDR"),
+    Kind.PURGED: Row("n w", _C, _C, "LDR", Kind.GOT),
     Kind.TREE: Row("t ask", _C, _C, "LD", Kind.LEAF),
     Kind.LEAF: Row("n leaf k", _C, _C, "LD", Kind.GOT),
     Kind.MARK: Row("p", _C, _C, "LD", Kind.MARKED),
@@ -175,7 +187,7 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.GHOST: Row("id session seq at state offer", _C, _C, "LDR"),
     Kind.ATTACH: Row("n session term former runs offer", _G, _K, "LD", Kind.COMRADES),
     Kind.COMRADES: Row("n name addresses term", _K, _G, "LDR"),
-    Kind.CHECK: Row("conditions on", _K, _G, "LDR", Kind.OFFER),
+    Kind.CHECK: Row("conditions on more", _K, _G, "LD", Kind.OFFER),
     Kind.OFFER: Row("offer", _G, _K, "LDR"),
     Kind.OUTPUT: Row("digest", _G, _K, "LD", raw=True),
     Kind.CALL: Row("call", _G, _K, "R", Kind.TAKEN, raw=True),
@@ -184,11 +196,15 @@ CATALOGUE: Dict[Kind, Row] = {
     Kind.KEEP: Row("call path", _K, _G, "R", Kind.KEPT),
     Kind.KEPT: Row("call digest size mode error errno", _G, _K, "R"),
     Kind.HANGUP: Row("call", _G, _K, "DR"),
+    Kind.LETTER: Row("n to origin verb args hops", _N, _N, "LDR", Kind.REPLY, raw=True),
+    Kind.REPLY: Row("n to origin said hops", _N, _N, "LDR", raw=True),
+    Kind.NEW_COOKIE: Row("cookie grace", _N, _N, "LDR"),
 }
+# No core's concern: letters.py, jar.py.
+POST = frozenset((Kind.LETTER, Kind.REPLY, Kind.NEW_COOKIE))
+SECRET = frozenset((Kind.NEW_COOKIE,))  # not to be read on the LAN
 # What is large, and goes beside everything else (transfer.py).
-BULK = frozenset(
-    (Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE),
-)
+BULK = frozenset((Kind.FILE_WANT, Kind.FILE_PIECE, Kind.OUTPUT_WANT, Kind.OUTPUT_PIECE))
 _RAW = frozenset(kind for kind, row in CATALOGUE.items() if row.raw)
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -199,9 +215,6 @@ class Frame(NamedTuple):
     kind: Kind
     fields: Fields
     body: bytes = b""
-
-
-# --- Codec: no I/O from here to Link --------------------------------------------------
 
 
 def _object(pairs: List[Tuple[str, Any]]) -> Fields:
@@ -228,6 +241,7 @@ def _constant(text: str) -> None:
     raise ValueError(text + " is no JSON")
 
 
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _from_json = json.JSONDecoder(
     object_pairs_hook=_object,
@@ -260,6 +274,8 @@ def decode(kind: Kind, payload: bytes) -> Frame:
             if len(payload) < end:
                 raise ValueError("a head longer than the frame")
             payload, body = payload[RAW_HEAD.size : end], payload[end:]
+        if _has_many(payload):
+            raise ValueError("too many values")
         fields = _from_json(payload.decode("utf-8"))
         _check_depth(fields)
     except (ValueError, RecursionError, struct.error) as error:
@@ -267,6 +283,18 @@ def decode(kind: Kind, payload: bytes) -> Frame:
     if not isinstance(fields, dict):
         raise BadFrame(f"{kind.name}: not an object")
     return Frame(kind, fields, body)
+
+
+def _has_many(payload: bytes) -> bool:
+    if not _is_over(payload):
+        return False
+    # A command may be full of brackets: look closer.
+    is_mad = payload.count(b'"') > JSON_QUOTES_MAX
+    return is_mad or _is_over(_TEXT.sub(b"", payload))
+
+
+def _is_over(payload: bytes) -> bool:
+    return any(sum(map(payload.count, marks)) > most for marks, most in JSON_MARKS_MAX)
 
 
 def _check_depth(value: Any) -> None:
@@ -299,8 +327,22 @@ class Seal:
         self.seq += 1
         return digest.digest()
 
+    def veil(self, payload: bytes) -> bytes:
+        """Veil the payload of the next frame, or lift its veil."""
+        stream = b"".join(
+            blake2b(
+                SEQUENCE.pack(self.seq) + SEQUENCE.pack(block),
+                key=self._key,
+                person=b"leoronic veil",
+            ).digest()
+            for block in range(len(payload) // VEIL_BYTES + 1)
+        )
+        return bytes(one ^ other for one, other in zip(payload, stream))
+
     def seal(self, kind: Kind, payload: bytes) -> bytes:
         """Return the next frame's bytes; they must be sent in this very order."""
+        if kind in SECRET:
+            payload = self.veil(payload)
         signed = HEAD.pack(len(payload), kind) + payload
         return signed + self.tag(signed)
 
@@ -336,15 +378,20 @@ class Decoder:
             raise BadFrame(f"a frame of {length} bytes")
         if number not in _KINDS:
             raise BadFrame(f"a frame of the unknown kind {number}")
+        if _KINDS[number] in SECRET and length > SECRET_BYTES_MAX:
+            raise BadFrame(f"a secret of {length} bytes")
         end = HEAD.size + length
         if len(self._bytes) < end + TAG_BYTES:
             return None
         with memoryview(self._bytes) as view:
             signed, tag = bytes(view[:end]), bytes(view[end : end + TAG_BYTES])
         del self._bytes[: end + TAG_BYTES]
+        kind, payload = _KINDS[number], signed[HEAD.size :]
+        if kind in SECRET:
+            payload = self.seal.veil(payload)  # the tag counts this frame
         if not same_digest(self.seal.tag(signed), tag):
             raise BadFrame("a wrong tag")
-        return decode(_KINDS[number], signed[HEAD.size :])
+        return decode(kind, payload)
 
 
 # --- Handshake ------------------------------------------------------------------------
@@ -399,7 +446,8 @@ class Handshake:
     Feed it what came, send what `take` gives. It is over when `end` is set (failed) or
     `keys` are: (for sending, for receiving). Only those who have a role of `roles` are
     answered. A nonce may be given: its first bytes may count the dials of a process,
-    the rest must be random.
+    the rest must be random. A server takes the cookies of `others`, too, by the
+    fingerprints that they have; `cookie` is the one that counts here.
     """
 
     def __init__(
@@ -409,6 +457,7 @@ class Handshake:
         me: Hello,
         roles: Tuple[Role, ...] = (Role.COMRADE,),
         nonce: bytes = b"",
+        others: Mapping[bytes, bytes] = {},
     ) -> None:
         self.dialled = dialled
         self.peer: Optional[Hello] = None  # claimed, until there are keys
@@ -416,14 +465,19 @@ class Handshake:
         self.end: Optional[End] = None
         self.version = me.version  # the peer's, once its hello begins
         self.received = bytearray()
-        self._cookie, self._me, self._roles = cookie, me, roles
-        self._cluster = fingerprint(cookie)
-        self._hello = HELLO.pack(
-            *(MAGIC, me.version, me.role, nonce or os.urandom(NONCE_BYTES)),
-            *(self._cluster, bytes.fromhex(me.node), bytes.fromhex(me.writer)),
-        )
+        self._me, self._roles, self._others = me, roles, others
+        self._nonce = nonce or os.urandom(NONCE_BYTES)
+        self._choose(cookie, fingerprint(cookie))
         self._transcript = b""
         self._outgoing = self._hello if dialled else b""
+
+    def _choose(self, cookie: bytes, cluster: bytes) -> None:
+        me = self._me
+        self.cookie, self._cluster = cookie, cluster
+        self._hello = HELLO.pack(
+            *(MAGIC, me.version, me.role, self._nonce),
+            *(cluster, bytes.fromhex(me.node), bytes.fromhex(me.writer)),
+        )
 
     @property
     def needs(self) -> int:
@@ -473,7 +527,10 @@ class Handshake:
         self.peer = parse_hello(hello)
         if self.peer is None:
             return End.NOT_OURS
-        if HELLO.unpack(hello)[4] != self._cluster:
+        cluster = HELLO.unpack(hello)[4]
+        if not self.dialled and cluster in self._others:
+            self._choose(self._others[cluster], cluster)
+        if cluster != self._cluster:
             return End.WRONG_COOKIE
         if self.peer.writer == self._me.writer:
             return End.SELF
@@ -481,7 +538,7 @@ class Handshake:
 
     def _mac(self, label: str, more: bytes = b"") -> bytes:
         message = b"leoronic1 %s" % label.encode() + self._transcript + more
-        return hmac_sha256(self._cookie, message)
+        return hmac_sha256(self.cookie, message)
 
     def _on_proof(self, proof: bytes) -> None:
         client_proof = self._mac("client proof")

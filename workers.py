@@ -86,6 +86,24 @@ class Worker:
             found.append(sizes("disk", needs.disk, "free", self.free_disk - disk))
         return found
 
+    def why_not(self, record: Record, now: float) -> List[str]:
+        """Say all that keeps a waiting task from here now; empty: it fits."""
+        needs = record.needs
+        found = self.lacks(needs) or self.busy_with(needs, is_lonely(record))
+        if self.draining:
+            found.insert(0, "it is draining")
+        if self.away:
+            found.insert(0, "what is free there is being looked at")
+        if self.stuck:
+            found.insert(0, "its disk doesn't answer")
+        until, _, why = self.refused.get(record.key, (0.0, 0.0, ""))
+        if until > now:
+            left = max(until - now, 1)
+            found.append("refused it (%s); asked again in %.0f s" % (why, left))
+        if self.kept_for not in ("", record.key):
+            found.append("is kept free for a bigger task that has waited longer")
+        return found
+
     def is_full(self) -> bool:
         """Say whether no task at all fits, without looking at any."""
         return (

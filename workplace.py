@@ -7,7 +7,8 @@ Rules. Decides nothing about tasks. What the core asked with Check it answers wi
 Facts; a Start that can't be is answered with RunRefused, never with silence.
 
 Invariants. What a grant was based on is checked once more just before the start: its
-`worker:` conditions, memory and disk.
+`worker:` conditions, memory and disk. That there is room may be known from SEEN_S ago,
+less what was started since; that there is none is always seen anew.
 """
 
 from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
@@ -16,6 +17,9 @@ import conditions
 import machine
 import sandbox
 from effects import Facts, RunRefused, RunStarted, Start
+from record import Needs
+
+SEEN_S = 0.05  # to look takes a fifth of what a short task costs its node
 
 Said = Union[Facts, RunRefused, RunStarted]
 
@@ -30,6 +34,7 @@ class Seams(NamedTuple):
     tags: Callable[[], Iterable[str]]
     use: Callable[[Sequence[str]], None]  # these files are used now
     on_ended: Callable[[sandbox.Ended], None]
+    clock: Callable[[], float]
 
 
 class Workplace:
@@ -42,6 +47,8 @@ class Workplace:
         self._directory = directory
         self._has_memory_set = has_memory_set  # by the user: then that is all
         self._seams = seams
+        self._seen_at = float("-inf")
+        self._memory = self._disk = 0  # free then, less what was started since
 
     def check(self, asked: Sequence[str]) -> None:
         """Say which conditions hold here and what is free."""
@@ -91,18 +98,34 @@ class Workplace:
         for text in needs.conditions:
             if conditions.is_worker(conditions.unwire(text)) and not self._holds(text):
                 return text + " no longer holds"
-        if machine.free_disk(self._directory) < needs.disk:
+        return self._lacks(needs) and self._lacks(needs, anew=True)
+
+    def _lacks(self, needs: Needs, anew: bool = False) -> str:
+        """Say what there isn't enough of; if there is, it is taken."""
+        now = self._seams.clock()
+        if anew or now - self._seen_at >= SEEN_S:
+            self._seen_at = now
+            self._disk = machine.free_disk(self._directory)
+            if not self._has_memory_set:
+                self._memory = machine.free_memory()
+        if self._disk < needs.disk:
             return "not enough free disk space"
-        if not self._has_memory_set and machine.free_memory() < needs.memory:
+        if not self._has_memory_set and self._memory < needs.memory:
             return "not enough free memory"
+        self._disk -= needs.disk
+        self._memory -= needs.memory
         return ""
 
     def poll(self) -> None:
         """Tell what became of runs."""
         events: List[sandbox.Event] = self.sandbox.events()
+        # The ends of short runs, if nothing delays them, tell of the starts, too.
+        ends = [event for event in events if isinstance(event, sandbox.Ended)]
+        short = {e.run for e in ends if None not in (e.out.data, e.err.data)}
         for event in events:
             if isinstance(event, sandbox.Started):
-                self._seams.step(RunStarted(event.run, event.at))
+                if event.run not in short:
+                    self._seams.step(RunStarted(event.run, event.at))
             elif isinstance(event, sandbox.Refused):
                 self._seams.step(RunRefused(event.run, event.why))
             else:

@@ -32,7 +32,7 @@ from typing import (
 )
 
 from cluster import Cluster, Member, await_component, until
-from crashes import Story, acts, await_gone, is_over
+from crashes import Story, acts, await_gone
 from helpers import POLL_S, READY_TIMEOUT_S
 
 KINDS = {  # what fails: the system calls, and whether only at PATHS
@@ -158,7 +158,7 @@ def _work(node: Faulty, others: Sequence[Member], story: Story) -> None:
     for _ in acts(story, node, others[0] if others else node):
         pass
     deadline = time.monotonic() + ENDED_S
-    while not is_over(story, node) and time.monotonic() < deadline:
+    while not story.is_over(node) and time.monotonic() < deadline:
         time.sleep(POLL_S)
 
 

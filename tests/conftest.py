@@ -1,11 +1,12 @@
 """What every test starts from: an importable product, and a known environment.
 
 Clears LEORONIC_* of whoever runs the tests, as it would steer comrades to their real
-cluster, and fails a test that leaves such a variable behind. The time limit for each
-test stands in .pytest.ini.
+cluster, fails a test that leaves such a variable behind, and hears Ctrl-C however the
+tests were started. The time limit for each test stands in .pytest.ini.
 """
 
 import os
+import signal
 import sys
 from typing import Dict, Iterator
 
@@ -20,6 +21,7 @@ TOLD = {
     "LEORONIC_SIM_FIRST",
     "LEORONIC_SEED",
     "LEORONIC_LAB_ROUNDS",
+    "LEORONIC_FUZZ_INPUTS",
 }
 
 
@@ -37,6 +39,9 @@ os.environ["LC_ALL"] = "C.UTF-8"
 os.environ["TZ"] = "UTC"
 os.environ.setdefault("LEORONIC_PYTHON", sys.executable)
 os.umask(0o022)
+# A shell makes what runs beside it deaf to Ctrl-C; what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 sys.path.insert(0, TOP)
 
 

@@ -11,11 +11,13 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import effects as core
 import verbs
 from control import Acts, Call, Control, Fetch
+from letters import Letter
 from node import Node
 from record import File
 
 TOKEN = b"0123456789abcdef0123456789abcdef"
 GIB = 1 << 30
+PIECE_BYTES = 4  # of an output in one letter
 
 
 class Answer(NamedTuple):
@@ -115,6 +117,8 @@ class Desk:
         self.free_disk = 100 * GIB
         self.files: Dict[str, Any] = {}  # path -> File or OSError
         self.outputs: Dict[str, Any] = {}  # digest -> bytes, path or None
+        self.letters: List[Letter] = []
+        self.strange: Dict[str, str] = {}  # addresses of another version, and why
         self.live: Dict[Tuple[str, str], str] = {}
         self.kept: List[Tuple[int, Sequence[str]]] = []  # asked, not answered yet
         self.keeps_later = False
@@ -128,11 +132,11 @@ class Desk:
             step=self.step,
             keep=self.keep,
             fetch=self.fetch,
-            live_output=lambda run, which: self.live.get((run, which)),
             renames=seams.get("renames", lambda command, names: []),
             clock=lambda: self.now,
             wall=lambda: self.wall,
             log=self.logged.append,
+            ask_node=self.ask_node,
         )
         self.control = Control(self.node, acts, seams.get("verbs", verbs.VERBS))
         self._version = -1
@@ -140,6 +144,7 @@ class Desk:
     # --- what comrade.py does -----------------------------------------------------
 
     def step(self, message: core.Message) -> None:
+        self._has_stepped = True
         self.perform(self.node.step(message, self.now))
 
     def perform(self, effects: Sequence[core.Effect]) -> None:
@@ -178,6 +183,21 @@ class Desk:
     def fetch(self, ticket: int, wanted: Fetch) -> None:
         self.control.on_answer(ticket, self.outputs.get(wanted.digest))
 
+    def ask_node(self, ticket: int, letter: Letter) -> None:
+        """Answer as post.py does where the run goes on."""
+        args = letter.args
+        self.letters.append(letter)
+        if letter.verb == "health":
+            self.control.on_answer(ticket, ({"strange": self.strange}, b""))
+            return
+        path = self.live.get((args["run"], args["which"]))
+        said: Tuple[Dict[str, Any], bytes] = ({}, b"")
+        if path:
+            with open(path, "rb") as file:
+                data = file.read()
+            said = ({"size": len(data)}, data[args["offset"] :][:PIECE_BYTES])
+        self.control.on_answer(ticket, said)
+
     def write(self, error: str = "") -> None:
         """Answer what waits for the disk."""
         pending, self.pending = self.pending, []
@@ -186,12 +206,15 @@ class Desk:
 
     def tick(self) -> Optional[float]:
         effects, due = self.node.tick(self.now)
+        self._has_stepped = False
         self.perform(effects)
         version = self.node.queue.version
         has_changed, self._version = version != self._version, version
         due_here = self.control.tick(self.now, has_changed)
         for client in self.clients:
             client.flush()
+        if self._has_stepped:  # as in comrade.py: the node's deadline may have changed
+            due = self.now
         times = [t for t in (due, due_here) if t is not None]
         return min(times, default=None)
 

@@ -49,7 +49,7 @@ def worst() -> List[Tuple[Figure, int]]:
     return sorted(found, key=lambda row: int(row[0].case or 0))
 
 
-def lines(references: Mapping[str, str]) -> List[str]:
+def lines(references: Mapping[str, str] = {}) -> List[str]:
     """Lay out all figures, beside what a reference system has for the case."""
     rows = [("CASE", "WHAT", "EXPECTED", "MEASURED", "REFERENCE")]
     for figure, count in worst():

@@ -150,10 +150,10 @@ class Node:
         """Give what is run to start it."""
         return ["bash", str(self.program / "leoronic")]
 
-    def await_ready(self) -> None:
+    def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return at the ready line of the comrade that was started."""
         assert self.process, "the node was not started"
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             code = self.process.poll()
             assert code is None, "exit %s:\n%s" % (code, self.printed())

@@ -12,6 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import effects
+import jar
 import net
 import wire
 from links import Links, Seams
@@ -66,7 +67,17 @@ class Peer:
             self.ghosts.append,
         )
         named = ["127.0.0.%d" % peer for peer in peers]
-        self.links = Links(me, lan.cookies.get(last, COOKIE), lan.port, named, seams)
+        self.links: Links
+        self.saved: List[Any] = []
+        cookies = jar.Jar(
+            *(lan.cookies.get(last, COOKIE), ()),
+            jar.Seams(
+                *(lambda: lan.now, lambda: list(self.links.links)),
+                lambda peer, kind, fields: self.links.send(peer, kind, fields),
+                *(self.saved.append, self.said.append),
+            ),
+        )
+        self.links = Links(me, cookies, lan.port, named, seams)
 
     def _on_clone(self) -> None:
         self.clones += 1

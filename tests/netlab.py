@@ -160,10 +160,15 @@ class Ghost(Machine):
     def __init__(self, lan: "Lan", number: int, cookie: str = COOKIE) -> None:
         super().__init__(lan, number, cookie)
         self.home = self.top / ".leoronic" / (self.name + "-ghost1")
+        self.words: List[str] = []  # arguments
 
     def command(self) -> List[str]:
         """Give what is run to start it, but for an interpreter that is tested."""
-        return [self.env["LEORONIC_PYTHON"], str(self.program / "ghost.py")]
+        return [
+            self.env["LEORONIC_PYTHON"],
+            str(self.program / "ghost.py"),
+            *self.words,
+        ]
 
     def is_ready(self) -> bool:
         return "ghost %s is ready, of " % self.name in self.printed()

@@ -120,7 +120,7 @@ def test_a_call_comes_back_as_if_it_was_made_there(joined: Joined) -> None:
     added = joined.answer("add_task", *task)
     assert added.code == 0 and len(added.lines) == 1
     listed = joined.answer("get_queue", "--json")
-    assert listed == Client(joined.desk, request(["get_queue", "--json"])).answer
+    assert listed == joined.desk.ask("get_queue", "--json")
     assert not joined.passing.calls and not joined.serving.calls
 
 
@@ -316,6 +316,7 @@ def test_a_task_added_at_a_ghost_is_waited_for_asked_about_and_done(
     assert ghost.state(task) == "done"
     assert "is done" in ghost.call("leoronic_why", task)
     assert len(ghost.call("leoronic_nodes").splitlines()) == 4
+    assert "3 nodes" in ghost.call("leoronic_top").splitlines()[0]
     assert ghost.members()[ghost.address]["role"] == "ghost"
     format_ = "leoronic_task_format"
     assert ghost.call(format_) == haunted.nodes[0].call(format_)
@@ -446,6 +447,26 @@ def test_the_settings_in_force_are_those_of_the_node_that_is_asked(
     assert haunted.nodes[0].sh("leoronic_config x")[0] == 2
 
 
+@pytest.mark.parametrize("runs_on", ["127.0.0.71", "127.0.0.73"])
+def test_a_task_is_followed_from_any_node_wherever_it_runs(
+    haunted: Haunted, runs_on: str
+) -> None:
+    gate = haunted.ghost.top / ("gate " + runs_on)
+    text = "echo one; until test -e %s; do sleep 0.05; done; echo two; exit 3"
+    task = haunted.ghost.add(text % shlex.quote(str(gate)), "worker:is " + runs_on)
+    followers = []
+    for node in (*haunted.nodes, haunted.ghost):
+        call = 'source "$0"; leoronic_get_output --follow ' + task
+        words = ["bash", "-c", call, str(node.program / "leoronic_utilities")]
+        followers.append(subprocess.Popen(words, env=node.env, stdout=subprocess.PIPE))
+    for follower in followers:
+        assert follower.stdout and follower.stdout.readline() == b"one\n"
+    gate.write_text("")
+    for follower in followers:
+        assert follower.communicate(timeout=SECONDS) == (b"two\n", None)
+        assert follower.returncode == 0
+
+
 def test_tags_and_draining_are_the_ghosts_own(haunted: Haunted) -> None:
     ghost, node = haunted.ghost, haunted.nodes[1]
     ghost.call("leoronic_add_tag", "cold", "pale")
@@ -454,12 +475,14 @@ def test_tags_and_draining_are_the_ghosts_own(haunted: Haunted) -> None:
     assert "cold" not in haunted.nodes[0].call("leoronic_get_tags")
     task = ghost.add("true", "worker:tag cold")
     assert ghost.wait(task) == 0
-    for drained, words in (
-        (ghost, []),
-        (node, [node.address]),
-        (ghost, ["127.0.0.73"]),
+    assert ghost.call("leoronic_retry", "last") == task + ".r1\n"
+    assert ghost.call("leoronic_wait", "last") == ""
+    for drained, options, words in (
+        (ghost, ["--timeout", "20"], []),
+        (node, ["--timeout", "20"], [node.address]),
+        (ghost, [], ["127.0.0.73"]),
     ):
-        ghost.call("leoronic_drain", *words)
+        ghost.call("leoronic_drain", *options, *words)
         await_state(node, drained.address, "draining")
         ghost.call("leoronic_undrain", *words)
         await_state(node, drained.address, "ready")

@@ -4,7 +4,14 @@ from typing import List
 
 import pytest
 
-from clairvoyants import FIND_S, ROUND_MOST_S, SPREAD_S, Clairvoyants, parse
+from clairvoyants import (
+    FIND_S,
+    LONELY_S,
+    ROUND_MOST_S,
+    SPREAD_S,
+    Clairvoyants,
+    parse,
+)
 
 ALL = ["10.0.0.10", "10.0.0.9", "10.0.0.2"]
 SORTED = ["10.0.0.2", "10.0.0.9", "10.0.0.10"]
@@ -55,6 +62,15 @@ def test_the_address_that_the_user_gave_at_once():
     choice = Clairvoyants("10.0.0.9", lambda: 0.5)
     choice.begin([], [], 0.0)
     assert choice.next(0.0) == "10.0.0.9"
+
+
+def test_without_any_the_user_is_told_once_whom_it_tries():
+    choice = choosing(found=["10.0.0.2"])
+    assert choice.lonely(LONELY_S - 0.1) == []
+    (text,) = choice.lonely(LONELY_S)
+    assert "found 10.0.0.2 to try" in text
+    assert choice.lonely(LONELY_S + 1) == [] and choice.lonely_at is None
+    assert attached().lonely(LONELY_S) == []
 
 
 def test_the_lost_one_once_more_then_the_second_lowest_if_it_was_the_lowest():
@@ -132,3 +148,11 @@ def test_a_link_that_doesnt_hold_is_no_reason_to_dial_at_once():
 )
 def test_the_argument_is_a_number_or_an_address(text, is_right):
     assert (parse(text)[1] is None) == is_right
+
+
+def test_what_is_no_address_of_a_host_is_never_dialled():
+    choice = choosing()
+    wrong = ["", "n", "1.2.3", "1.2.3.256", "0.0.0.0", "224.0.0.1", "1.2.3.\u0664", "*"]
+    choice.learn([*wrong, "10.0.0.3"])
+    assert list(choice.known) == [*ALL, "10.0.0.3"]
+    assert choice.next(FIND_S) == SORTED[0]

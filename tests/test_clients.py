@@ -1,6 +1,7 @@
 """The control port's sockets, in a loop of the test's own: no comrade, no waiting."""
 
 import os
+import resource
 import selectors
 import socket
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_a_request_in_pieces_is_one_call_and_its_answer_ends_the_link(
     assert desk.closed == [call] and not desk.port.clients
 
 
+def test_a_request_that_comes_with_its_client_is_served_in_the_same_turn(
+    desk: Desk,
+) -> None:
+    desk.port.on_call = lambda call: (desk.calls.append(call), call.end(0))[0]
+    number = int((desk.home / "control").read_text().split()[0])
+    with socket.create_connection(("127.0.0.1", number), timeout=5) as sock:
+        sock.sendall(desk.request(b"get_tags"))
+        assert desk.loop.turn()  # one
+        assert [call.args for call in desk.calls] == [["get_tags"]]
+        assert sock.recv(100) == b"X 0\n" and sock.recv(100) == b""
+    assert desk.closed == desk.calls and not desk.port.clients
+
+
+def test_a_bug_of_ours_in_the_first_turn_costs_that_client_alone(desk: Desk) -> None:
+    def broken(call: Call) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    number = int((desk.home / "control").read_text().split()[0])
+    desk.port.on_call = broken
+    with socket.create_connection(("127.0.0.1", number), timeout=5) as sock:
+        sock.sendall(desk.request(b"get_tags"))
+        with pytest.raises(ZeroDivisionError):
+            desk.loop.turn()
+        assert sock.recv(100) == b"" and not desk.port.clients
+
+
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n" * 4, b"\0" * 40])
 def test_who_has_no_token_is_dropped_without_an_answer(desk: Desk, data: bytes) -> None:
     with desk.connect() as sock:
@@ -146,6 +173,29 @@ def test_more_clients_than_the_limit_are_turned_away(
     assert len(desk.port.clients) == 3
     for sock in socks:
         sock.close()
+
+
+def test_without_a_descriptor_the_port_rests_and_who_waits_is_served_later(
+    desk: Desk,
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as sock:
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
+            number = int(desk.port._listener.getsockname()[1])
+            sock.connect(("127.0.0.1", number))
+            desk.loop.settle()  # comes to rest
+            assert desk.port.drop_silent(100.0) == 100.0 + clients.REST_S
+            assert not desk.port.clients
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        desk.loop.settle()
+        assert not desk.port.clients
+        assert desk.port.drop_silent(100.0 + clients.REST_S) is None
+        desk.loop.settle()
+        assert len(desk.port.clients) == 1
 
 
 def test_a_client_that_goes_away_ends_its_call(desk: Desk) -> None:

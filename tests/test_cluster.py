@@ -584,3 +584,16 @@ def test_a_cloned_state_directory_becomes_a_node_of_its_own(cluster: Cluster) ->
     assert clone.wait() == 0
     assert ledger.starts() == before
     assert len(await_equal([*cluster.nodes, clone])) == 3
+
+
+def test_a_node_that_fails_all_it_gets_doesnt_eat_the_queue() -> None:
+    with Cluster(2) as cluster:
+        good, bad = cluster.nodes
+        command = "case $LEORONIC_NODE in *%s) exit 3; esac; sleep 0.1" % bad.address
+        good.add_all([command] * 60)
+        assert good.wait() == 1
+        failed = [row["node"] for row in good.rows() if row["state"] == "failed"]
+        assert all(name.endswith("@" + bad.address) for name in failed)
+        assert 5 <= len(failed) <= 12  # some were granted before the first had failed
+        code, out, _ = good.sh("leoronic_doctor")
+        assert code == 1 and b"failed at once, those of others don't" in out

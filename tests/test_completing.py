@@ -6,8 +6,8 @@ import pytest
 from desk import Desk
 
 import completing
-from control import USAGE
 from taskform import ADD_OPTIONS
+from usage import USAGES
 
 
 @pytest.fixture
@@ -24,10 +24,11 @@ def offered(desk: Desk, *words: str, at: Any = None) -> List[str]:
 
 def test_options_are_those_of_the_usage(desk):
     options = offered(desk, "leoronic_add_task", "--")
-    assert options == sorted(set(options)) and set(options) == set(ADD_OPTIONS)
-    assert set(offered(desk, "leoronic_add_sweep", "-")) == {"--send", *ADD_OPTIONS}
+    assert options == sorted(set(options)) and set(options) == {*ADD_OPTIONS, "--help"}
+    sweep = {"--send", "--help", *ADD_OPTIONS}
+    assert set(offered(desk, "leoronic_add_sweep", "-")) == sweep
     assert offered(desk, "leoronic_get_queue", "--c") == ["--csv"]
-    assert offered(desk, "leoronic_stop", "-") == []
+    assert offered(desk, "leoronic_stop", "-") == ["--help"]
 
 
 def test_ids_are_those_that_the_utility_can_do_something_with(desk):
@@ -36,7 +37,8 @@ def test_ids_are_those_that_the_utility_can_do_something_with(desk):
     desk.begin(done)
     desk.end(done)
     assert offered(desk, "leoronic_wait", "one") == [waits]
-    assert offered(desk, "leoronic_why", "") == [waits]
+    assert offered(desk, "leoronic_why", "") == ["last", waits]
+    assert offered(desk, "leoronic_wait", "") == ["all", "last", waits]
     assert offered(desk, "leoronic_del_task", "--", "o") == [waits]
     assert offered(desk, "leoronic_get_output", "one-") == [done]
     assert offered(desk, "leoronic_get_output", "two") == []
@@ -84,4 +86,4 @@ def test_no_more_words_are_offered_than_anybody_reads(desk):
 
 
 def test_every_usage_begins_with_the_name_of_its_function():
-    assert all(text.startswith("leoronic_") for text in USAGE.values())
+    assert all(u.line.startswith("leoronic_") for u in USAGES.values())

@@ -206,6 +206,38 @@ def test_help_and_version_say_what_is_in_force_and_start_nothing() -> None:
         node.close()
 
 
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
+
+
+@pytest.mark.parametrize("redirection", CLOSED)
+def test_it_starts_whatever_stdin_stdout_and_stderr_are(redirection: str) -> None:
+    node = OneNode()
+    start = 'bash "%s/leoronic" %%s >told 2>&1 %s' % (node.program, redirection)
+    try:
+        for script in (start % "--background", start % "" + " &"):
+            assert node.sh(script)[0] == 0
+            until(lambda: node.ask("get_tags")[0] == 0, script)
+            assert node.run("echo hi; echo ho >&2; cat") == b"hi\n"
+            told = node.until_file("told")
+            assert "Traceback" not in told and "ignored" not in told
+            assert node.ask("stop")[0] == 0
+    finally:
+        node.ask("stop")
+        node.close()
+
+
+def test_what_stdout_does_not_take_is_told() -> None:
+    node = OneNode()
+    start = "bash %s/leoronic" % shlex.quote(str(node.program))
+    try:
+        for option in ("--help", "--version"):
+            code, _, err = node.sh("%s %s >/dev/full" % (start, option))
+            full = b"leoronic: stdout takes nothing; found: No space left on device"
+            assert code == 111 and full in err and b"ignored" not in err
+    finally:
+        node.close()
+
+
 WRONG_STARTS = [
     ({"LEORONIC_PORT": "abc"}, [], 100, b"LEORONIC_PORT is abc; it must be"),
     ({"LEORONIC_CORES": "0"}, [], 100, b"LEORONIC_CORES is 0; it must be"),
@@ -533,9 +565,9 @@ def test_what_no_node_can_ever_hold_waits_and_says_so() -> None:
     settings = {"LEORONIC_CORES": "2", "LEORONIC_MEMORY": "64M"}
     with OneNode(env=settings) as node:
         for needs, text in (
-            ({"cores": "3"}, "cores: needs 3, it has 2"),
-            ({"memory": "65M"}, "memory: needs 65.0 MiB"),
-            ({"storage": "4000T"}, "disk: needs"),
+            ({"cores": "3"}, "cores: no node has 3; the largest has 2"),
+            ({"memory": "65M"}, "memory: no node has it: needs 65.0 MiB, 64.0 MiB"),
+            ({"storage": "4000T"}, "disk: no node has it: needs"),
         ):
             task = node.add("true", **needs)
             assert node.run("echo others go on") == b"others go on\n"

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from typing import Any
 
 import pytest
@@ -67,6 +68,13 @@ def test_any_list_of_names_survives_escaping_and_splitting():
         ]
         text = " ; ".join(name.replace(";", r"\;") for name in names)
         assert conditions.split_list(text) == names
+
+
+def test_splitting_takes_time_in_proportion_to_the_text():
+    for text in ("\\;" * 100000, ";" * 200000, "x;" * 100000):
+        began = time.process_time()
+        conditions.split_list(text)
+        assert time.process_time() - began < 0.5
 
 
 # ---- reading what users write
@@ -275,3 +283,15 @@ def test_every_workers_verb_has_a_meaning():
                 has_command=lambda name: True,
             )
             assert conditions.holds(Condition(verb, name), everything), verb
+
+
+@pytest.mark.parametrize("text", ["\xa0", "\x0b", "queue:is_first;\u2003"])
+def test_a_piece_of_blanks_that_are_none_is_an_unknown_condition(text: str) -> None:
+    with pytest.raises(WrongCondition, match="unknown condition"):
+        parse(text)
+
+
+def test_what_is_wrong_is_shown_in_a_few_words() -> None:
+    with pytest.raises(WrongCondition) as caught:
+        parse("worker:wrong " + "x" * 5000)
+    assert len(str(caught.value)) < 800

@@ -366,3 +366,26 @@ def test_text_that_is_no_utf8_goes_out_as_it_came_in():
     call.line("\udcff")
     call.line("\ud800")
     assert parse(bytes(call.out)).out == b"\xff\n\\ud800\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"hello\n", b"\n", b"a\n\n  b \\ 'x'\t\n", b"x" * 599 + b"\n", b"L X 0\nX 0\n"],
+)
+def test_a_short_text_goes_as_lines_and_arrives_as_it_is(data):
+    call = Call(b"")
+    call.raw(data)
+    assert b"O " not in call.out[:2] and call.out.count(b"\n") == data.count(b"\n")
+    call.end(0)
+    assert parse(bytes(call.out)).out == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"a\nb", b"\0\n", b"\x7f\n", b"\x01\n", b"\xc3\xa4\n", b"a\r\n"]
+    + [b"x" * 600 + b"\n", b"x\n" * 301],
+)
+def test_other_bytes_go_raw(data):
+    call = Call(b"")
+    call.raw(data)
+    assert call.out == b"O %d\n" % len(data) + data

@@ -36,7 +36,9 @@ def datagram(
 
 @pytest.fixture
 def comrade() -> Iterator[Discovery]:
-    made = Discovery(0, ALICE.node, CLUSTER, interfaces=list)  # any port, no interface
+    made = Discovery(
+        0, ALICE.node, lambda: [CLUSTER], interfaces=list
+    )  # any port, no interface
     made._port = PORT
     yield made
     made.close()
@@ -108,7 +110,9 @@ def test_a_question_is_answered_once_a_second_and_no_longer_than_it_is(
 
 
 def test_who_asks_takes_answers_only_and_answers_nobody() -> None:
-    ghost = Discovery(PORT, GHOST.node, CLUSTER, is_comrade=False, interfaces=list)
+    ghost = Discovery(
+        PORT, GHOST.node, lambda: [CLUSTER], is_comrade=False, interfaces=list
+    )
     assert (
         hints(ghost, datagram()) == [] == hints(ghost, datagram(Say.WHO), "127.0.0.1")
     )
@@ -135,7 +139,7 @@ def test_beacons_leave_at_start_then_each_two_seconds_or_each_minute() -> None:
         sent.append("beacon")
         return []
 
-    lonely = Discovery(0, ALICE.node, CLUSTER, interfaces=interfaces)
+    lonely = Discovery(0, ALICE.node, lambda: [CLUSTER], interfaces=interfaces)
     assert [lonely.tick(n, lonely=True) for n in (0.0, 1.0, 2.0)] == [2.0, 2.0, 4.0]
     assert lonely.tick(10.0, lonely=False) == 62.0 and len(sent) == 2
     lonely.close()
@@ -160,7 +164,8 @@ def test_a_sweep_stays_in_its_own_private_24() -> None:
 COMRADE_THERE = """
 import select, sys, time
 sys.path.insert(0, sys.argv[1]); import discovery, wire
-there = discovery.Discovery(7117, "00" * 7 + "bb", wire.fingerprint(b"cookie"))
+names = lambda: [wire.fingerprint(b"cookie")]
+there = discovery.Discovery(7117, "00" * 7 + "bb", names)
 end = time.monotonic() + 8
 while time.monotonic() < end:
     there.tick(time.monotonic(), lonely=True)
@@ -171,9 +176,10 @@ while time.monotonic() < end:
 HERE = """
 import select, sys, time
 sys.path.insert(0, sys.argv[1]); import discovery, wire
+names = lambda: [wire.fingerprint(b"cookie")]
 print("interfaces", *discovery.lan_interfaces()[0])
 print("start heard", *discovery.listen_for_cluster(7117, 2))
-here = discovery.Discovery(7117, "00" * 7 + "aa", wire.fingerprint(b"cookie"))
+here = discovery.Discovery(7117, "00" * 7 + "aa", names)
 end = time.monotonic() + 3
 heard = []
 while not heard and time.monotonic() < end:
@@ -181,7 +187,7 @@ while not heard and time.monotonic() < end:
     if select.select([here], [], [], 0.05)[0]:
         heard = here.on_readable(time.monotonic())
 print("here heard", *heard[0])
-ghost = discovery.Discovery(7117, "00" * 7 + "cc", wire.fingerprint(b"cookie"), False)
+ghost = discovery.Discovery(7117, "00" * 7 + "cc", names, False)
 ghost.say()
 select.select([ghost], [], [], 2)
 print("ghost heard", *ghost.on_readable(0.0)[0])

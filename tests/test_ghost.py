@@ -14,8 +14,14 @@ from cluster import Cluster, Member, until
 from haunts import Ghost, Haunted, relays_of
 from helpers import CHECKOUT
 
+import addresses
 import ghost as program
 import settings
+import shelf
+from addresses import Sweep
+from decoding import decode
+from effects import WantFile
+from record import File, Needs, Record, encode
 
 SLACK_S = 3.0  # of a busy machine, beyond what is promised
 
@@ -367,10 +373,134 @@ def test_no_core_is_the_relays_if_the_user_doesnt_want_it():
         assert cores_of_tasks(node) == every
 
 
-def test_a_flood_of_answers_is_read_in_sips(tmp_path):
+def test_two_ghosts_of_one_machine_take_a_home_each():
+    with Cluster(1) as cluster:
+        (node,) = cluster.nodes
+        ghosts = [Ghost(node.top, node, n, cluster.addresses) for n in (1, 2)]
+        try:
+            for ghost in ghosts:
+                del ghost.env["LEORONIC_HOME"]
+                ghost.start()
+                until("ready", lambda ghost=ghost: "is ready" in ghost.printed())
+            homes = sorted(path.name for path in (node.top / ".leoronic").iterdir())
+            host = os.uname().nodename.partition(".")[0]
+            assert homes == [host + "-ghost1", host + "-ghost2"]
+            tasks = [node.add("pwd", "worker:tag ghost%d" % n) for n in (1, 2)]
+            assert node.wait(*tasks) == 0
+            # Without the comrade's home, the utilities there find the first ghost.
+            code, out, _ = node.sh("leoronic_get_tags", env={"LEORONIC_HOME": ""})
+            assert (code, out.split()) == (0, [b"ghost1", b"spooky"])
+        finally:
+            for ghost in ghosts:
+                assert ghost.stop() == 0
+
+
+def lonely_ghost(tmp_path: Path) -> program.Ghost:
     env = {"HOME": str(tmp_path), "LEORONIC_ADDRESS": "127.0.0.31"}
     lonely = program.Ghost(settings.read_settings(env, str(CHECKOUT), "ghost"), "")
     lonely.log.path = os.devnull
+    return lonely
+
+
+def test_a_ghost_that_finds_no_comrade_says_so(tmp_path):
+    env = dict(os.environ, HOME=str(tmp_path), LEORONIC_DISCOVERY="off")
+    env.update(LEORONIC_ADDRESS="127.0.0.31", LEORONIC_COOKIE_FILE=str(tmp_path / "c"))
+    (tmp_path / "c").write_text("x" * 64)
+    for argument in ("127.0.0.99", "0"):
+        ghost = subprocess.Popen(
+            [env["LEORONIC_PYTHON"], str(CHECKOUT / "ghost.py"), argument],
+            env=env,
+            cwd=str(tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        with ghost:
+            assert ghost.stderr
+            told = ghost.stderr.readline().decode()
+            while "cookie" in told:
+                told = ghost.stderr.readline().decode()
+            ghost.send_signal(signal.SIGTERM)
+        tried = argument if argument != "0" else "no address"
+        assert "no comrade answers yet; found %s to try" % tried in told
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", ">/dev/full"])
+def test_a_ghost_works_whatever_stdin_stdout_and_stderr_are(redirection):
+    with Cluster(1) as cluster:
+        (node,) = cluster.nodes
+        ghost = Ghost(node.top, node, 1, cluster.addresses)
+        words = [ghost.env["LEORONIC_PYTHON"], str(CHECKOUT / "ghost.py")]
+        script = 'exec "$@" ' + redirection
+        process = subprocess.Popen(
+            ["bash", "-c", script, "ghost", *words],
+            env=ghost.env,
+            cwd=str(ghost.directory),
+        )
+        try:
+            task = node.add("echo hi; echo ho >&2", "worker:tag ghost1")
+            assert node.wait(task) == 0
+            assert node.output(task) == b"hi\n"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+
+
+def test_a_ghost_that_was_started_anew_is_in_the_list_once_also_when_lost():
+    with Haunted(1, 1) as haunted:
+        (node,), (ghost,) = haunted.nodes, haunted.ghosts
+        for _ in range(2):
+            ghost.kill9()
+            ghost.start()
+            haunted.await_attached(ghost, node)
+        ghost.kill9()
+        until("lost", lambda: node.members()[ghost.address]["state"] == "lost")
+        code, out, _ = node.sh("leoronic_nodes")
+        assert code == 0 and out.count(b"\n" + ghost.address.encode()) == 1, out
+
+
+def test_a_ghost_whose_comrades_all_have_other_addresses_tries_its_neighbours(tmp_path):
+    lonely = lonely_ghost(tmp_path)
+    lonely.choice.begin([], ["192.168.7.5"], 0.0)  # of former days
+    lonely.node = SimpleNamespace(peer="")  # type: ignore[assignment]
+    lonely._beacons = SimpleNamespace(  # type: ignore[assignment]
+        want_read=lambda now: False, tick=lambda now, is_lonely: None
+    )
+    lonely._sweep = Sweep(lambda: iter(["192.168.7.1"]))
+    tried: List[str] = []
+    lonely._probe = lambda effect: tried.append(effect.address)
+    lonely._look_around(0.0)
+    assert tried == []
+    lonely._look_around(addresses.LONELY_SWEEP_S)
+    assert tried == ["192.168.7.1"]
+
+
+def test_a_ghost_drops_files_of_other_days_before_its_disk_is_full(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shelf, "FLOOR", 1000)
+    lonely = lonely_ghost(tmp_path)
+    lonely.store.open()
+    lonely._open_sandbox()
+    lonely._open_core()
+    try:
+        kept = [
+            lonely.files.keep_bytes(letter * 1000).digest for letter in (b"a", b"b")
+        ]
+        lonely.node.files.update(kept)
+        record = Record("1-" + "0" * 16, "true", Needs(), 1, "old1")
+        record.needs = Needs(files=(File("f", kept[0], 1000, 0o644),))
+        lonely.node.queue.join(decode(encode(record)))
+        lonely.shelf.free = lambda: 1000 * (2 - lonely.files.has(kept[1]))
+        lonely._want_file(WantFile("0" * 64, 1000, ""))
+        assert list(lonely.files.all()) == [kept[0]]  # a task that waits here needs it
+        assert lonely.node.files == {kept[0]}
+    finally:
+        lonely.sandbox.close()
+        lonely.store.close()
+
+
+def test_a_flood_of_answers_is_read_in_sips(tmp_path):
+    lonely = lonely_ghost(tmp_path)
     lonely.node = SimpleNamespace(peer="")  # type: ignore[assignment]
     heard = SimpleNamespace(rests=False, fileno=lambda: 0, tick=lambda now, lonely: 9.0)
     heard.want_read = lambda now: not heard.rests

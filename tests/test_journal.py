@@ -185,6 +185,21 @@ def test_no_flipped_bit_anywhere_gives_a_wrong_or_silently_missing_row(home, tmp
     assert saved > 0.995 * len(spots) * len(rows)
 
 
+def test_a_schema_that_sqlite_names_in_no_text_costs_no_row(home):
+    rows = filled(home)
+    path = home / "queue" / "db"
+    data = path.read_bytes()
+    broken = data.replace(b"tablerows", b"table\xffows").replace(
+        b"CREATE T", b"CREATE X"
+    )
+    assert broken != data
+    path.write_bytes(broken)
+    journal, found = opened(home)
+    journal.close()
+    assert found == rows
+    assert "its schema is garbled" in journal.notices[0] and len(set_aside(home)) == 1
+
+
 def test_a_broken_header_costs_no_row(home):
     rows = filled(home)
     path = home / "queue" / "db"

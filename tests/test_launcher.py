@@ -220,7 +220,10 @@ def test_the_first_python_that_will_do_is_taken(program: Path, tmp_path: Path) -
     told(bin_, "python3.11", "ok", "yes", str(fake(tmp_path, "real python")))
     told(bin_, "python3.10", "ok", "yes", "/never")
     code, out, err = launch(program, PATH=path)
-    expected = "%s/real python -E -X utf8 %s/comrade.py\n" % (tmp_path, program)
+    expected = "%s/real python -E -W ignore -X utf8 %s/comrade.py\n" % (
+        tmp_path,
+        program,
+    )
     assert (code, out.decode(), err) == (0, expected, b"")
 
 
@@ -306,18 +309,24 @@ echo "$*" >>"$NOTES"
 for last; do :; done
 case "$*" in
 *"-m venv"*) mkdir -p "$last/lib/python3.9/site-packages" "$last/bin" ;;
+*"-m pip"*) mkdir -p "$TMPDIR/pip-unpack" ;; # which pip removes unless it is stopped
 esac
-exec $THEN
+case "$*" in
+*"$WHEN"*) exec $THEN ;;
+esac
 """
 
 
 @pytest.fixture
 def fetching(program: Path, tmp_path: Path) -> Dict[str, str]:
     python = fake(tmp_path / "bin", "python3", FETCHER)
+    (tmp_path / "tmp").mkdir()
     return {
+        "TMPDIR": str(tmp_path / "tmp"),
         "PATH": "%s:/usr/bin:/bin" % python.parent,
         "NOTES": str(tmp_path / "notes"),
         "THEN": "true",
+        "WHEN": "",
         "LEORONIC_PYTHON": str(python),
     }
 
@@ -361,17 +370,24 @@ def test_psutil_is_fetched_once_for_the_next_start(
     assert notes.read_text().splitlines() == asked
 
 
+@pytest.mark.parametrize("when", ["-m venv", "-m pip"])
 @pytest.mark.parametrize("then, seconds", [("false", 5.0), ("sleep 60", 10.5)])
 def test_a_fetch_that_fails_or_hangs_is_over_in_time_and_leaves_nothing(
-    then: str, seconds: float, program: Path, fetching: Dict[str, str], tmp_path: Path
+    then: str,
+    seconds: float,
+    when: str,
+    program: Path,
+    fetching: Dict[str, str],
+    tmp_path: Path,
 ) -> None:
     state = tmp_path / "state dir"
-    fetching.update(LEORONIC_DISCOVERY="on", THEN=then)
+    fetching.update(LEORONIC_DISCOVERY="on", THEN=then, WHEN=when)
     began = time.monotonic()
     assert launch(program, **fetching)[:2] == (0, b"up\n")
     assert time.monotonic() - began < 5  # not held up
     wait_until_gone(state, seconds)
     assert os.listdir(str(state)) == ["venv-tried"]
+    assert os.listdir(fetching["TMPDIR"]) == []
 
 
 def test_no_state_directory_is_made_by_the_fetch(

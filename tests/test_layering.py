@@ -17,28 +17,39 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
-        "conditions record decoding taskqueue workers waits matching effects facts "
-        "component mesh replica durable hands coordinator room whereabouts ghosts "
-        "roster adding purge peers node clairvoyants reports ghostnode".split(),
+        "conditions record decoding taskqueue workers waits probation matching effects "
+        "facts component deaths blame mesh replica durable hands coordinator room "
+        "whereabouts ghosts roster adding purge peers reasons node clairvoyants "
+        "reports ghostnode letters".split(),
         [],
     ),
-    "points": (["points"], []),
+    "points": (["points", "descriptors"], []),
     "start": (["ownpath"], []),
     "wire": ("wire discovery net".split(), ["points"]),
-    "disk": ("database journal store".split(), ["points"]),
-    "tasks": ("keeper taskscript shells places machine sandbox".split(), ["points"]),
+    "disk": ("database journal home store".split(), ["points"]),
+    "tasks": (
+        "keeper taskscript shells places machine excess sandbox "
+        "folder arrivals collection".split(),
+        ["points"],
+    ),
     "settings": ("cookie settings process loop".split(), []),
     "control": (
-        "control taskform sweep listing inforce completing verbs clients".split(),
+        "usage control taskform terminal choosing sweep listing queuetable inforce "
+        "printed top completing steering waiting verbs clients".split(),
         ["core", "settings", "points"],
     ),
     "cluster": (
-        "addresses links transfer shelf outputs workplace relaying".split(),
-        ["core", "points", "wire", "disk", "tasks"],
+        "jar addresses links transfer shelf outputs batches workplace relaying "
+        "post".split(),
+        ["core", "points", "start", "wire", "disk", "tasks"],
+    ),
+    "letters": (
+        ["filecalls", "sending", "doctor", "rotation"],
+        "core wire settings control tasks".split(),
     ),
     "roles": (
         ["calls", "relay", "ghost", "comrade"],
-        "core wire disk tasks settings control cluster start".split(),
+        "core wire disk tasks settings control cluster letters start".split(),
     ),
 }
 MAY_IMPORT: Dict[str, Set[str]] = {
@@ -59,8 +70,8 @@ IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__
 
 # Costly for a process that stays on an old machine; inside a rare function they may be.
 HEAVY = set(
-    "argparse asyncio dataclasses inspect logging shlex shutil subprocess tempfile "
-    "multiprocessing unittest urllib http xml".split()
+    "argparse asyncio copy dataclasses inspect logging random shlex shutil subprocess "
+    "tempfile traceback multiprocessing unittest urllib http xml".split()
 )
 
 # What may stand at the top besides dot files and tests/. Those that DESIGN 3 names, and
@@ -74,30 +85,37 @@ REASON = "Reason for this file"
 # What only a comrade has: a ghost and a relay, on a machine with little memory, don't
 # load it (0.6 MiB of memory).
 OF_COMRADES = set(
-    "matching replica durable coordinator room ghosts roster adding purge peers node "
-    "addresses links shelf comrade".split()
+    "matching replica durable coordinator room ghosts roster adding purge peers "
+    "reasons node addresses links shelf comrade".split()
 )
-LIGHT = {"ghost": OF_COMRADES - {"addresses"}, "relay": OF_COMRADES}
+LIGHT = {"ghost": OF_COMRADES - {"addresses", "shelf"}, "relay": OF_COMRADES}
 
 FUNCTION_LINES_MAX = 60
 CLASS_LINES_MAX = 300
 MODULE_LINES_MAX = 500
 # Where the rule would make the code worse, and why.
 LONGER_MODULES = {
-    "comrade": 760,  # the rim: one short method for each effect and answer
-    "ghost": 680,  # the same
-    "verbs": 620,  # one function a utility; two files would only hide each other
+    "comrade": 835,  # the rim: one short method for each effect and answer
+    "ghost": 765,  # the same
+    "record": 525,  # what a record is, its order and its one wire form: one table
+    "wire": 560,  # a row for each kind of frame: one catalogue, in one place
+    "sandbox": 505,  # one lifecycle, a short method for each step and its answer
+    "verbs": 600,  # one function a utility; two files would only hide each other
 }
 LONGER_CLASSES = {
-    "Comrade": 500,  # the same: many methods of a few lines, no decisions
-    "Ghost": 520,  # the same
-    "Node": 325,  # one method for each message, a line or two each
+    "Comrade": 580,  # the same: many methods of a few lines, no decisions
+    "Ghost": 605,  # the same
+    "Node": 345,  # one method for each message, a line or two each
     "GhostNode": 345,  # the same
-    "Matcher": 380,  # one index: its parts make no sense without each other
+    "Matcher": 390,  # one index: its parts make no sense without each other
     "Journal": 350,  # one connection, which only its own thread may touch
-    "Mesh": 325,  # membership is one set of rules over one set of facts
-    "Sandbox": 340,  # one lifecycle, a short method for each step and its answer
-    "Links": 360,  # the same for what can happen between two links
+    "Queue": 335,  # the one way in and out of all records
+    "Durable": 325,  # D10 in one place, with what of it takes many turns
+    "Mesh": 345,  # membership is one set of rules over one set of facts
+    "Peers": 315,  # a handler for each kind of frame
+    "Replica": 315,  # reconciling is one conversation, from both its ends
+    "Sandbox": 345,  # one lifecycle, a short method for each step and its answer
+    "Links": 400,  # the same for what can happen between two links
 }
 MORE_ARGUMENTS = {"Sandbox.__init__": 9}  # seams one function wide (STYLE 10)
 ARGUMENTS_MAX = 6

@@ -1,5 +1,6 @@
 """A comrade's links: dialling, twins, clones, discovery; sockets on 127.0.0.x only."""
 
+import selectors
 import socket
 from typing import Any, Iterator, List, Tuple
 
@@ -166,6 +167,45 @@ def test_bye_stopping_and_closing_are_told_apart(lan: Lan) -> None:
         b.die()
 
 
+def test_frames_leave_in_the_next_tick_and_the_selector_is_not_asked_for_them(
+    lan: Lan,
+) -> None:
+    a, b = lan.peer(1, "a", peers=(2,)), lan.peer(2, "b")
+    lan.until(lambda: are_joined(a, b))
+    settle(lan, 2.0)
+    asked: List[int] = []
+    watch = a.links.seams.watch
+    a.links.seams = a.links.seams._replace(
+        watch=lambda fd, *how: (asked.append(fd), watch(fd, *how))[1]
+    )
+    assert a.links.flush()
+    sent = a.links.links[b.id].sent_seq
+    for n in range(5):
+        a.links.send(b.id, "GOT", {"n": n})
+        a.links.tick(lan.now)
+        assert a.links.flush()
+    assert a.links.links[b.id].sent_seq == sent + 5 and asked == []
+    lan.until(lambda: len([f for f in b.of(Frame) if f.kind == "GOT"]) == 5)
+
+
+def test_what_the_kernel_does_not_take_waits_for_the_selector(lan: Lan) -> None:
+    a, b = lan.peer(1, "a", peers=(2,)), lan.peer(2, "b")
+    lan.until(lambda: are_joined(a, b))
+    b.is_mute = True
+    count = 0
+    while a.links.flush():
+        a.links.send(b.id, "RECORDS", {"n": count, "r": ["x" * 200] * 1000})
+        count += 1
+        assert count < 1000
+    a.links.tick(lan.now)
+    fd = a.links.links[b.id].fileno()
+    assert lan.selector.get_key(fd).events & selectors.EVENT_WRITE
+    b.is_mute = False
+    lan.until(a.links.flush)
+    a.links.tick(lan.now)
+    assert not lan.selector.get_key(fd).events & selectors.EVENT_WRITE
+
+
 def test_a_dial_nobody_answers_gives_the_loop_a_deadline(lan: Lan) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.2", lan.port))
@@ -208,6 +248,66 @@ def test_a_wrong_cookie_is_told_once_at_both_ends(lan: Lan) -> None:
     assert a.said == ["127.0.0.2: " + End.WRONG_COOKIE.value]
     assert b.said == ["127.0.0.1: " + End.WRONG_COOKIE.value]
     assert not a.heard and not b.heard
+
+
+def test_one_with_the_old_cookie_is_let_in_and_no_user_is_told_of_another(
+    lan: Lan,
+) -> None:
+    for dialler in (1, 2):
+        a = lan.peer(1, "a", peers=(2,) if dialler == 1 else ())
+        a.links.jar.succeed(1e6)
+        a.said.clear()
+        b = lan.peer(2, "b", peers=(1,) if dialler == 2 else ())
+        lan.until(lambda: are_joined(a, b))  # noqa: B023
+        settle(lan, 5.0)
+        assert not a.said and not b.said
+        # What a peer is told goes to `on_bulk`, as letters do; there is no role here.
+        assert [frame.kind for _, frame in b.bulk] == [wire.Kind.NEW_COOKIE]
+        assert not a.bulk
+        (node, frame) = b.bulk[0]
+        b.links.jar.on_frame(node, frame.fields)
+        assert b.links.jar.newest == a.links.jar.newest
+        a.die()
+        b.die()
+
+
+def test_two_that_each_made_a_cookie_meet_by_the_one_before_both(lan: Lan) -> None:
+    a, b = lan.peer(1, "a", peers=(2,)), lan.peer(2, "b")
+    a.on_bulk = lambda peer, frame: a.links.jar.on_frame(peer, frame.fields)
+    b.on_bulk = lambda peer, frame: b.links.jar.on_frame(peer, frame.fields)
+    for one in (a, b):
+        for _ in range(3):
+            one.links.jar.succeed(1e6)
+        one.said.clear()
+    lan.until(lambda: are_joined(a, b))
+    settle(lan, 5.0)
+    assert a.links.jar.newest == b.links.jar.newest
+    told = {"the cluster has a new cookie"}
+    assert set(a.said) | set(b.said) == told
+
+
+def test_after_the_grace_both_are_told_as_of_any_other_cookie(lan: Lan) -> None:
+    a, b = lan.peer(1, "a", peers=(2,)), lan.peer(2, "b")
+    a.links.jar.succeed(10.0)
+    lan.pass_by(0.5)
+    assert a.links.jar.tick(lan.now) is not None
+    lan.now += 10.0
+    a.said.clear()
+    for link in list(a.links._all):
+        link.close()
+    settle(lan, 30.0)
+    assert a.said == ["127.0.0.2: " + End.WRONG_COOKIE.value]
+    assert b.said == ["127.0.0.1: " + End.WRONG_COOKIE.value]
+
+
+def test_a_beacon_with_the_old_cookie_is_a_hint_while_that_counts(lan: Lan) -> None:
+    a, b = lan.peer(1, "a"), lan.peer(2, "b")
+    a.links.discover(interfaces=list)
+    a.links.jar.succeed(1e6)
+    a.said.clear()
+    beacon(lan, COOKIE, b.address)
+    lan.until(lambda: are_joined(a, b))
+    assert not a.said and not b.said
 
 
 def test_a_ghost_is_handed_over_once_it_has_proved_itself(lan: Lan) -> None:

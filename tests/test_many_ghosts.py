@@ -35,7 +35,8 @@ def spent(pids: List[int], many: Phantoms, seconds: float) -> List[float]:
 def test_two_hundred_ghosts_run_each_task_once_and_move_when_their_clairvoyant_dies():
     with Cluster(2) as cluster:
         first, second = cluster.nodes
-        with Phantoms(GHOSTS, cluster.addresses, cluster.port) as many:
+        # Told of the first alone: on a busy machine some would try the next one.
+        with Phantoms(GHOSTS, [first.address], cluster.port) as many:
             took = many.until(lambda: many.at(first.address) == GHOSTS, 60)
             figures.note("200 ghosts attach", "-", "%.1f s" % took)
             pids = [first.pid, *relays_of(first)]

@@ -11,6 +11,7 @@ import conditions
 import matching
 import waits
 from matching import Matcher
+from probation import STREAK
 from record import LIVING, UNFINISHED, File, Needs, Phase, Record, Run, State, encode
 from taskqueue import Queue
 from workers import Worker
@@ -209,6 +210,10 @@ def check_mirror(bench: Bench, where: str) -> None:
     for text, watch in bench.matcher.waits.watches.items():
         assert conditions.wire(watch.condition) == text, where
         assert watch.buckets, where
+    for bucket in bench.matcher.numbered.values():
+        heap = bucket.heap
+        valid = {r.key for r in heap if bench.matcher._is_placeable(bucket, r)}
+        assert len(heap) - len(valid) <= bucket.stale <= 2 * len(heap) + 9, where
 
 
 @pytest.mark.parametrize("seeds", [range(n, n + 30) for n in range(0, 90, 30)])
@@ -650,3 +655,26 @@ def test_tasks_change_buckets_in_slices(monkeypatch):
     while bench.matcher.move():
         turns += 1
     assert turns == 4
+
+
+def test_one_that_fails_at_once_what_ends_well_elsewhere_gets_few_tasks() -> None:
+    bench = Bench()
+    good, bad = bench.worker(1), bench.worker(2)
+    for _ in range(40):
+        bench.add("work")
+    counts = {good: 0, bad: 0}
+    for _ in range(15):
+        for worker in (bad, good):
+            record = bench.pick(worker)
+            if record is not None:
+                counts[worker] += 1
+                run_key = bench.grant(record, worker)
+                bench.queue.advance(record.key, run_key, "start", {})
+                end = {"exit": int(worker is bad), "took": 0.01}
+                bench.queue.advance(record.key, run_key, "end", end)
+    assert counts == {good: 15, bad: STREAK}
+    waits = bench.add("wait")
+    (row,) = [r for r in bench.matcher.why(waits, 0.0) if r.subject == bad.name]
+    assert not row.is_met and "on probation: its last 5 runs failed" in row.text
+    due = bench.matcher.probation.deadline(0.0)
+    assert due is not None and bench.pick(bad, due) is not None

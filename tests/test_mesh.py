@@ -1,8 +1,8 @@
 """When a node may grant: what it must have heard from whom (D2), without a network."""
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
-from mesh import FREEZE_S, SUSPECT_S, Mesh
+from mesh import FREEZE_S, ROOT_DIFFERS, SUSPECT_S, Mesh
 
 OFFER: Dict[str, Any] = {
     "address": "10.0.0.1",
@@ -125,3 +125,63 @@ def test_a_link_that_dropped_out_never_counts_again():
     view.mesh.links["c"].hold_until = view.now
     view.mesh.refresh(view.now)
     assert view.mesh.component == {"a", "c"}
+
+
+def whole() -> Tuple[View, List[Any]]:
+    """Let a, b and c be linked with each other; and tell when that is over."""
+    view, refilled = View(), []
+    view.mesh.on_uncovered = lambda: refilled.append(view.mesh.whole)
+    view.link("b")
+    view.link("c")
+    view.hear("b", 1, ["a", "c"], 0)
+    view.hear("c", 1, ["a", "b"], 0)
+    return view, refilled
+
+
+def test_what_another_said_is_passed_on_once_its_link_to_somebody_has_gone():
+    view, refilled = whole()
+    assert view.mesh.whole == {"a", "b", "c"} and view.mesh.covers("c", "b")
+    view.mesh.gossip(lambda peer: True)
+    refilled.clear()
+    view.sent.clear()
+    view.hear("c", 2, ["a", "b"], 0)
+    view.mesh.gossip(lambda peer: True)
+    assert not [frame for frame in view.sent if frame[2]["id"] == "c"]
+    view.hear("c", 3, ["a"], 0)  # it doesn't hear b any more
+    assert refilled == [set()]  # living runs go out first
+    view.mesh.gossip(lambda peer: True)
+    told = {(peer, facts["id"], facts["seq"]) for peer, _, facts in view.sent}
+    assert ("b", "c", 3) in told and ("c", "b", 1) in told
+
+
+def test_a_member_that_is_gone_leaves_nothing_untold():
+    view, refilled = whole()
+    refilled.clear()
+    view.mesh.on_link_lost("c", "eof", view.now)
+    view.hear("b", 2, ["a"], 0)
+    assert refilled and view.mesh.whole == {"a", "b"}
+
+
+def test_roots_are_compared_only_when_all_of_the_other_end_has_come():
+    view = View()
+    view.link("c")
+    link = view.mesh.links["c"]
+    for n in range(1, 40):  # more is to come all the time
+        view.mesh.on_heartbeat(link, {"n": n, "heard": 0, "root": ""}, "1f", 1)
+    assert 0 < link.root_differs < ROOT_DIFFERS
+    for n in range(40, 40 + ROOT_DIFFERS):
+        view.mesh.on_heartbeat(link, {"n": n, "heard": 0, "root": "2a"}, "1f", 1)
+    assert link.root_differs >= ROOT_DIFFERS
+    view.mesh.on_heartbeat(link, {"n": 50, "heard": 0, "root": "1f"}, "1f", 1)
+    assert link.root_differs == 0
+
+
+def test_a_heartbeat_says_the_root_where_all_is_sent():
+    view = View()
+    view.link("b")
+    view.link("c")
+    view.sent.clear()
+    view.now += 1.0
+    view.mesh.tick(view.now, lambda: 0x1F, lambda peer: peer == "b")
+    beats = {peer: facts["root"] for peer, kind, facts in view.sent}
+    assert beats == {"b": "1f", "c": ""}

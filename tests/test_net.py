@@ -112,7 +112,7 @@ def test_links_authenticate_and_carry_frames_both_ways(lan: Net) -> None:
 
 def test_frames_may_follow_the_last_proof_at_once(lan: Net) -> None:
     client = lan.dial()
-    lan.until(lambda: lan.served and client._handshake.received)
+    lan.until(lambda: lan.served and client.shake.received)
     server = lan.served[0]
     deadline = time.monotonic() + 2
     while server.peer is None and time.monotonic() < deadline:
@@ -136,6 +136,37 @@ def test_a_wrong_cookie_and_a_dead_host_are_told_apart_in_words(lan: Net) -> Non
         dead.on_writable(0.0)
     assert dead.ended is End.REFUSED and dead.fileno() == -1
     lan.listener = Listener("127.0.0.1", 0, lambda: Handshake(False, COOKIE, BOB))
+
+
+def test_a_flood_from_hundreds_of_addresses_keeps_no_known_peer_out() -> None:
+    strangers = net.Strangers(lambda address: address == "known")
+    links = []
+    for n in range(2 * net.STRANGERS_MAX):
+        for address in ["known"] * (n == 10) + ["10.0.%d.%d" % divmod(n, 200)]:
+            one, other = socket.socketpair()
+            other.close()
+            links.append(net.Link(one, address, Handshake(False, COOKIE, BOB), 0.0))
+            strangers.admit(links[-1])
+    left = [link for link in links if link.ended is None]
+    assert len(left) == net.STRANGERS_MAX
+    assert left[0].address == "known"  # the others that are left are the newest
+    for link in links:
+        link.close()
+
+
+def test_a_flood_from_a_member_keeps_nobody_out() -> None:
+    strangers = net.Strangers(lambda address: address == "mad member")
+    links = []
+    for n in range(3 * net.STRANGERS_MAX):
+        one, other = socket.socketpair()
+        other.close()
+        address = "newcomer" if n == net.STRANGERS_MAX else "mad member"
+        links.append(net.Link(one, address, Handshake(False, COOKIE, BOB), 0.0))
+        strangers.admit(links[-1])
+    assert links[net.STRANGERS_MAX].ended is None
+    assert sum(link.ended is None for link in links) == net.STRANGERS_MAX
+    for link in links:
+        link.close()
 
 
 def test_a_dial_from_an_address_that_is_gone_is_unreachable() -> None:
@@ -234,6 +265,18 @@ def test_a_heartbeat_waits_behind_one_piece_at_most(lan: Net) -> None:
     assert kinds.index(Kind.HEARTBEAT) <= before
 
 
+def test_a_heartbeat_passes_records_that_wait(lan: Net) -> None:
+    client, _ = lan.joined()
+    for n in range(20):
+        client.send(Kind.RECORDS, {"n": n, "records": "x" * net.PIECE_BYTES})
+    client.send(Kind.HEARTBEAT, {"heard": 0})
+    lan.until(lambda: len(lan.heard) == 21)
+    kinds = [frame.kind for _, frame in lan.heard]
+    assert kinds.index(Kind.HEARTBEAT) <= 1
+    told = [frame.fields["n"] for _, frame in lan.heard if frame.kind is Kind.RECORDS]
+    assert told == list(range(20))
+
+
 def test_a_source_is_asked_until_it_has_nothing_and_again_after_wake(lan: Net) -> None:
     client, _ = lan.joined()
     pieces = [Frame(Kind.FILE_PIECE, {"n": n}, b"x") for n in range(5)]
@@ -285,7 +328,7 @@ def test_a_drip_of_bytes_does_not_extend_the_three_seconds(lan: Net) -> None:
     for byte in hello[:4]:
         assert link.tick(lan.now)
         slow.send(bytes([byte]))
-        lan.until(lambda: link._handshake.received[-1:] == bytes([byte]))  # noqa: B023
+        lan.until(lambda: link.shake.received[-1:] == bytes([byte]))  # noqa: B023
         lan.now += 0.76
     assert link.tick(lan.now) is None and link.ended is End.LATE
     slow.close()

@@ -8,11 +8,13 @@ from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 
+import decoding
 import record
 from decoding import decode
 from record import (
     LIFECYCLE,
     RUN_STEPS,
+    TERM_MAX,
     File,
     IllegalStep,
     Malformed,
@@ -29,6 +31,7 @@ from record import (
     is_name,
     named_key,
     split_key,
+    text_of,
 )
 from taskqueue import Queue
 
@@ -253,6 +256,7 @@ MALFORMED: List[Tuple[str, Any]] = [
     *(("pri", n) for n in (1 << 40, -(1 << 40), 1.0)),
     *(("if", c) for c in (None, "queue:is_first", {}, [5], ["nonsense"], ["x"] * 1001)),
     *(("if", [c]) for c in ("queue:done", "queue:is_first x", "worker:has_file ../x")),
+    *(("if", [f"queue:done {key}"]) for key in ("x", "1-" + W[1:], "1-\u00e9" + W[1:])),
     *(("files", f) for f in (None, {}, [5], [["in"]], [["in", "x", 1, 1]])),
     *(("files", [["in", "ab" * 32, size, mode]]) for size, mode in ((-1, 1), (1, 512))),
     *(("files", [["a\0b", "ab" * 32, 1, 1]]),),
@@ -268,6 +272,7 @@ MALFORMED: List[Tuple[str, Any]] = [
             "1.1.a\0b.1",
             f"{'9' * 100000}.1.{W}.1",
             f"{1 << 54}.1.{W}.1",
+            f"1.{TERM_MAX + 1}.{W}.1",
         )
     ),
     *(
@@ -393,6 +398,24 @@ def test_20000_mutations_raise_only_malformed_and_none_is_slow_d9():
 # --- keys and names -------------------------------------------------------------------
 
 
+def test_needs_that_are_remembered_let_nothing_pass_that_only_equals_them():
+    decoding._plain_needs.cache_clear()
+    sound = {"k": KEY, "c": "true", "o": 1, "by": "me", "at": 0.0, "mem": 1, "cores": 1}
+    sound.update({"con": False, "keep": True, "time": 1.0, "try": 1, "pri": 1})
+    sound["if"] = ["worker:tag x"]
+    for _ in range(2):
+        first = decode(dict(sound)).needs
+        assert first.memory == 1 and first.conditions == ("worker:tag x",)
+        for field in ("mem", "cores", "try", "pri"):
+            for wrong in (True, 1.0, [], {}, None):
+                with pytest.raises(Malformed):
+                    decode(dict(sound, **{field: wrong}))
+        for field, wrong in (("con", 0), ("keep", 1), ("time", True), ("if", [[]])):
+            with pytest.raises(Malformed):
+                decode(dict(sound, **{field: wrong}))
+        assert decode(dict(sound, time=1)).needs == first
+
+
 def test_canonical_is_json_sorted_and_without_blanks():
     rng = random.Random(3)
     for _ in range(2000):
@@ -416,6 +439,30 @@ def test_the_wire_form_of_needs_that_is_remembered_is_the_one_that_is_made():
                 assert canonical(record._encode_needs(needs)) == canonical(made(needs))
                 wire = encode(Record(KEY, "true", needs, 1, "me"))
                 wire["mem"] = -1  # who changes a record's wire form changes his own
+
+
+def test_the_text_of_a_record_is_that_of_its_wire_form():
+    """The fast path equals the slow one, whatever fields a record has."""
+    texts, fields = set(), set()
+    for seed in range(6000):
+        rng = random.Random(seed)
+        wire = good()
+        wire.update(sto=1, keep=True, time=rng.choice([90, 2.5]), pri=-1, gu="x")
+        wire.update({"del": True, "by": '\u00e9"', "at": rng.choice([5, 0.1, 1e9])})
+        for field in rng.sample(sorted(wire), rng.randrange(len(wire))):
+            if field not in ("k", "c", "o", "by", "at"):
+                del wire[field]
+        try:
+            found = decode(mutate(rng, wire) if rng.random() < 0.3 else wire)
+        except Malformed:
+            continue
+        if rng.random() < 0.3:
+            found.name, found.deleted = "mine", False
+        slow = canonical(encode(found))
+        assert text_of(found) == slow, f"seed {seed}"
+        texts.add(slow)
+        fields.update(json.loads(slow))
+    assert len(texts) > 2000 and fields >= record.KNOWN_FIELDS
 
 
 def test_a_record_that_came_decoded_has_the_state_and_hash_of_one_that_is_derived():

@@ -22,17 +22,21 @@ from relay import WAIT_S, Exchange
 
 STAND_IN = """
 import os, socket
-main = socket.socket(fileno=0)
-told = main.recv(65536)
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "new"), "wb") as out:
-    out.write(told)
-os.rename(out.name, out.name[:-3] + "told")
-while main.recv(65536):
-    pass
+
+def main(_):
+    sock = socket.socket(fileno=0)
+    told = sock.recv(65536)
+    folder = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(folder, "new"), "wb") as out:
+        out.write(told)
+    os.rename(out.name, out.name[:-3] + "told")
+    while sock.recv(65536):
+        pass
 """
 PATIENCE_S = 10.0  # for what takes a moment
 MOMENT_S = 0.3  # in which what must not come would have come
 DIGEST = "d" * 64
+GHOST = wire.Role.GHOST
 
 
 class Handed:
@@ -42,7 +46,8 @@ class Handed:
     address = "127.0.0.31"
 
     def __init__(self, writer: str, given: List[Any]) -> None:
-        self.peer = wire.Hello(writer, writer, wire.Role.GHOST)
+        self.shake = wire.Handshake(False, b"c" * 32, wire.Hello(writer, writer, GHOST))
+        self.peer = wire.Hello(writer, writer, GHOST)
         self.given = given
 
     def give(self) -> Any:
@@ -57,6 +62,7 @@ class Main:
         self.now = 100.0
         self.happened: List[Any] = []  # steps and kept outputs, in order
         self.changes: List[bool] = []
+        self.cookies: List[Tuple[str, bytes]] = []  # that ghosts have proved to have
         self.watched: Dict[int, Callable[[], None]] = {}
         self.program = top / "program"
         self.program.mkdir()
@@ -72,6 +78,7 @@ class Main:
             unwatch=lambda fd: self.watched.pop(fd) and None,
             log=lambda text: None,
             on_change=self.changes.append,
+            on_link=lambda peer, cookie: self.cookies.append((peer, cookie)),
         )
         self.relay = relaying.Relay(str(home), str(self.program), None, seams)
         self.ends: List[socket.socket] = []
@@ -87,6 +94,7 @@ class Main:
         self.relay.hand(link)  # type: ignore[arg-type]
         up = self.happened.pop()
         assert isinstance(up, GhostUp) and up.writer == writer
+        assert self.cookies[-1] == (up.peer, b"c" * 32) and up.peer in self.relay.peers
         return up.peer
 
     def connect(self) -> Exchange:

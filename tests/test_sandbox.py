@@ -20,8 +20,10 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import pytest
 
+import keeper
 import sandbox
 import shells
+from excess import LOOK_S
 from sandbox import Ended, Job, Refused, Sandbox, Started
 from shells import Keeper
 
@@ -903,6 +905,32 @@ def test_strange_names_are_taken_literally(box: Box, name: str) -> None:
     assert box.files() == []
 
 
+LONG = "/".join(["x" * 200] * 20)  # 4 KB, some less than a system call takes
+
+
+@pytest.mark.parametrize("last", ["", "/" + "y" * 60, "/" + "y" * 250])
+def test_a_name_of_four_kilobytes_is_taken_literally_or_refused(
+    box: Box, last: str
+) -> None:
+    file = box.file(LONG + last, b"content")
+    for keep_names in (True, False):
+        count = "find . -type f | wc -l"
+        end = box.result(box.start(count, files=(file,), keep_names=keep_names))
+        if isinstance(end, Ended):
+            assert end.out.data == b"1\n"
+        else:
+            assert "too long" in end.why
+        assert box.files() == []
+
+
+def test_names_that_differ_in_case_alone_are_files_of_their_own(box: Box) -> None:
+    files = tuple(box.file(name, name.encode()) for name in ("in.txt", "In.txt", "IN"))
+    assert box.run("cat in.txt In.txt IN", files=files).out.data == b"in.txtIn.txtIN"
+    end = box.run("ls | wc -l; cat in.txt In.txt IN", files=files, keep_names=True)
+    assert end.out.data == b"3\nin.txtIn.txtIN"
+    assert box.files() == []
+
+
 @pytest.mark.parametrize("name", ["..", "/", "", ".", "a/..", "a\0b", "x" * 300])
 def test_names_that_are_none_are_refused(box: Box, name: str) -> None:
     file = box.file(name, b"content")
@@ -1063,8 +1091,9 @@ def test_an_idle_sandbox_asks_for_no_turn(box: Box) -> None:
     assert box.box.tick(now) == now  # somebody has to take the events
     run = box.start("sleep 0.2", timeout=1000)
     box.until(lambda: any(e.run == run for e in box.seen))
+    box.turn(0.05)  # a start is told a little later
     due = box.box.tick(sandbox._clock())
-    assert due and due > now + 900
+    assert due and due > now + LOOK_S / 2  # at what it prints
     box.until(lambda: any(isinstance(e, Ended) and e.took > 0.2 for e in box.seen))
 
 
@@ -1112,6 +1141,7 @@ def test_a_disk_that_hangs_at_an_end_holds_up_no_turn(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hangs, real = threading.Event(), Keeper.take_output
+    monkeypatch.setattr(Keeper, "glance", lambda _: None)
     monkeypatch.setattr(
         Keeper, "take_output", lambda *args: hangs.wait() and real(*args)
     )
@@ -1132,12 +1162,55 @@ def test_an_output_that_cant_be_read_is_said_with_the_end(
     def broken(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
+    monkeypatch.setattr(Keeper, "glance", lambda _: None)
     monkeypatch.setattr(Keeper, "take_output", broken)
     end = box.run("echo gone")
     assert (end.exit, end.out) == (0, sandbox.NO_OUTPUT)
     assert end.cause.startswith("its output can't be read: OSError")
     monkeypatch.undo()
     assert box.run("echo next").out.data == b"next\n"
+
+
+def test_what_is_taken_at_a_glance_is_what_a_thread_would_have_taken(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = shells.GLANCE_BYTES
+    commands = [
+        "true",
+        "echo a",
+        "echo b >&2",
+        "printf '\\0\\377\\n'",
+        "echo c; echo d >&2",
+    ]
+    commands += ["x=y; echo $x", "echo plain", "false", "echo e; exit 3", "kill -9 $$"]
+    commands += [f"head -c {most + more} /dev/zero" for more in (-1, 0, 1)]
+    commands += [f"head -c {sandbox.SMALL_OUTPUT_BYTES + 1} /dev/zero", "echo last"]
+
+    def ends() -> List[Tuple[object, ...]]:
+        found = [box.run(command) for command in commands * 2]
+        both = [[(o.size, o.data) for o in (end.out, end.err)] for end in found]
+        return [(end.exit, end.cause, each) for end, each in zip(found, both)]
+
+    glances, real = [], Keeper.glance
+    monkeypatch.setattr(
+        Keeper, "glance", lambda keeper: glances.append(real(keeper)) or glances[-1]
+    )
+    quick = ends()
+    slow = 3 if hasattr(os, "memfd_create") else len(commands) - 2
+    assert sum(glance is not None for glance in glances) >= 2 * (len(commands) - slow)
+    monkeypatch.setattr(Keeper, "glance", lambda _: None)
+    assert quick == ends()
+
+
+def test_what_a_former_task_printed_is_never_shown_as_the_next_ones(box: Box) -> None:
+    box.run("echo former")
+    seen = set()
+    run = box.start("sleep 0.1; echo mine; sleep 0.1")
+    while not any(isinstance(e, Ended) and e.run == run for e in box.seen):
+        path = box.box.live_output(run, "out")
+        seen.add(Path(path).read_bytes() if path else b"")
+        box.turn(0.001)
+    assert seen == {b"", b"mine\n"}
 
 
 def test_closing_with_runs_kills_them(tmp_path: Path) -> None:
@@ -1163,6 +1236,9 @@ def test_all_that_a_task_starts_is_as_nice_as_the_node_was_told(
     levels = (end.out.data or b"").decode().split("\n")
     assert levels[:3] == [str(max(nice, own))] * 3
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    if nice and os.path.exists("/proc/self/autogroup"):
+        end = box.run("cat /proc/self/autogroup")  # tasks share their keeper's
+        assert output(end)[0].split()[-1] == levels[0].encode()
     if nice and shutil.which("ionice"):
         ask = ["ionice", "-c", "3", "ionice"]  # a machine may have no such classes
         assert levels[3] == subprocess.check_output(ask).decode().strip()
@@ -1187,3 +1263,55 @@ def test_the_watcher_which_has_to_kill_in_time_is_not_niced(box: Box) -> None:
     box.run("true")
     watcher = box.box._shells._watcher
     assert watcher and os.getpriority(os.PRIO_PROCESS, watcher.pid) == own
+
+
+# --- the cgroup of tasks --------------------------------------------------------------
+
+
+def cgroups(top: Path, line: str) -> Tuple[str, str, str]:
+    """Lay a tree out as the kernel does; give runs, its top, and the file of `own`."""
+    own = top / "own"
+    own.write_text("3:cpu:/a\n" + line + "\n")
+    return "/home/x/runs", str(top), str(own)
+
+
+def test_the_cgroup_of_tasks_is_below_the_nodes_own(tmp_path: Path) -> None:
+    name = "leoronic.home.x.runs"
+    first = cgroups(tmp_path, "8:pids:/user/1")
+    assert keeper.pids_group(*first) == "%s/pids/user/1/%s" % (tmp_path, name)
+    second = cgroups(tmp_path, "0::/user/2")
+    assert keeper.pids_group(*second) == ""  # there are no cgroups of version 2
+    (tmp_path / "cgroup.controllers").write_text("pids")
+    assert keeper.pids_group(*second) == "%s/user/2/%s" % (tmp_path, name)
+    assert keeper.pids_group("/x", str(tmp_path), "/nonexistent") == ""
+
+
+def test_a_cgroup_is_made_only_among_cgroups_and_gone_if_it_has_no_pids(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "leoronic"
+    keeper.make_pids_group(str(path))
+    assert not path.exists()  # a folder of another kind
+    keeper.join_pids_group(str(path))
+    keeper.make_pids_group("")
+    keeper.join_pids_group("")
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "cgroup.subtree_control").mkdir()  # as if it can't be written
+    keeper.make_pids_group(str(path))
+    assert not path.exists()
+
+
+def test_what_tasks_may_have_is_what_the_cgroup_above_has_less_some(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "leoronic"
+    (tmp_path / "cgroup.procs").write_text("")
+    path.mkdir()
+    for above, mine in (("4000", "3744"), ("100", "75")):
+        (tmp_path / "pids.max").write_text(above + "\n")
+        (path / "pids.max").write_text("max")
+        keeper.make_pids_group(str(path))
+        assert (path / "pids.max").read_text() == mine
+    (tmp_path / "pids.max").write_text("max\n")
+    keeper.make_pids_group(str(path))
+    assert 1000 < int((path / "pids.max").read_text()) <= 1 << 22

@@ -156,7 +156,7 @@ def test_a_wrong_value_is_refused_with_name_value_and_remedy(read, name, value):
 def test_the_working_directory_is_never_the_state_directory(read, work, tmp_path):
     (tmp_path / "link").symlink_to(work)
     for home in (".", str(work), str(tmp_path / "link")):
-        with pytest.raises(WrongSetting, match="not the working directory"):
+        with pytest.raises(WrongSetting, match="another than this directory"):
             read(HOME=home)
 
 

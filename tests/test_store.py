@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -342,6 +343,49 @@ def test_the_home_of_another_user_is_refused_in_words(home):
     assert os.listdir(str(home)) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["files", "outputs", "queue", "ballast", "log", "control.new", "runs/x"]
+)
+def test_a_planted_link_is_refused_in_words_and_followed_by_nothing(
+    home, tmp_path, name
+):
+    """Each of these led to lost files: what isn't ours in `files` is removed."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "text").write_text("mine")
+    home.mkdir(mode=0o700)
+    (home / name).parent.mkdir(mode=0o700, exist_ok=True)
+    target = precious if name in ("files", "outputs", "queue") else precious / "text"
+    (home / name).symlink_to(target)
+    with pytest.raises(StateBroken, match="no Leoronic made.*a link to .*remove it"):
+        Store(str(home), lambda: None).open()
+    assert (precious / "text").read_text() == "mine"
+    assert os.listdir(str(precious)) == ["text"]
+    (home / name).unlink()
+    (home / "venv").mkdir()
+    (home / "venv" / "lib64").symlink_to("lib")  # as Python makes them
+    desk = Desk(home)
+    assert desk.write(Batch(1, [("a", b"1")])) == [""]
+    desk.close()
+
+
+def test_a_home_that_others_could_write_to_holds_nothing_of_theirs(home, tmp_path):
+    Desk(home).close()
+    home.chmod(0o777)
+    (tmp_path / "elsewhere").write_text("x")
+    os.link(str(tmp_path / "elsewhere"), str(home / "log"))
+    for _ in range(2):
+        with pytest.raises(StateBroken, match="another name"):
+            Store(str(home), lambda: None).open()
+    (home / "log").unlink()
+    Desk(home).close()
+    if os.geteuid() == 0:
+        home.chmod(0o777)
+        os.chown(str(home / "queue" / "db"), 12345, 12345)
+        with pytest.raises(StateBroken, match=r"another user \(uid 12345\)"):
+            Store(str(home), lambda: None).open()
+
+
 def test_a_home_that_is_no_directory_is_refused_in_words(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StateBroken, match="cannot use .*file"):
@@ -437,6 +481,37 @@ def test_what_is_no_file_is_refused_at_once(desk, tmp_path, kind):
     expected = words.get(kind, "it is no regular file")
     assert str(caught.value).startswith(f"cannot read {path}: {expected}")
     assert os.listdir(desk.store.files._files) == []
+
+
+def test_a_sparse_file_counts_with_all_its_zeros(desk, tmp_path):
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(str(path), 8 << 20)
+    kept = desk.store.files.keep(str(path))
+    assert (kept.size, kept.digest) == (8 << 20, store.digest_of(bytes(8 << 20)))
+    try:
+        os.truncate(str(path), 1 << 43)
+    except OSError:
+        return  # no file system of ours takes one of 8 TiB
+    began = time.monotonic()
+    with pytest.raises(OSError, match="no space left"):
+        desk.store.files.keep(str(path))
+    assert time.monotonic() - began < 1  # none of it was read
+    assert os.listdir(desk.store.files._files) == [kept.digest]
+
+
+def test_a_large_file_has_the_digest_that_it_would_have_as_a_small_one(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(3_000_001))
+    small = desk.store.files.keep(str(path))
+    monkeypatch.setattr(store, "LARGE_BYTES", 3_000_000)
+    monkeypatch.setattr(store, "sha256", None)  # isn't asked now
+    assert desk.store.files.keep(str(path)) == small
+    with desk.store.files.receive(small.digest, small.size) as part:
+        part.write(path.read_bytes())
+        assert part.finish().digest == small.digest
 
 
 def test_a_file_that_grows_while_it_is_read_has_the_digest_of_what_was_read(

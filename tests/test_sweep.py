@@ -99,6 +99,22 @@ def test_whatever_a_value_holds_bash_takes_it_as_it_is(
     assert os.listdir(str(tmp_path)) == []  # nothing was run
 
 
+@pytest.mark.parametrize(
+    "name, value, what",
+    [
+        ("", "x" * 10000, "COMMANDS is too long"),
+        ("", "x" * 120001, "COMMANDS is too long"),
+        ("{}" * 10000, "x", "ID can't be an id"),
+    ],
+)
+def test_thousands_of_places_for_a_long_value_cost_no_memory(name, value, what):
+    made = sweep.Sweep([*FIELDS, "true " + "{}" * 10000, name])  # each 'quoted'
+    began = time.process_time()
+    with pytest.raises(Wrong, match=what):
+        made.fill(1, value)
+    assert time.process_time() - began < 1  # and not the 100 MB of all of them
+
+
 def test_random_nestings_of_quotes_hand_the_value_through(tmp_path):
     rng = random.Random(7)
     wrap = [

@@ -8,10 +8,12 @@ import time
 import pytest
 
 import conditions
+import taskform
 from control import Wrong
 from decoding import decode
 from record import Needs, Record, canonical, encode
 from taskform import (
+    CONDITIONS_S,
     LIST_CHARS_MAX,
     TASK_FORMAT,
     Draft,
@@ -125,7 +127,7 @@ def test_a_sound_task_is_read_field_by_field():
     assert draft.needs._replace(conditions=(), files=()) == Needs(
         65536, 2, 1 << 30, False, (), (), True, 5400.0, 3, -5
     )
-    assert draft.paths == ["x", "y;z"]
+    assert draft.paths == ("x", "y;z")
     assert [c.verb for c in draft.conditions] == ["worker:tag", "queue:is_first"]
     assert (draft.command, draft.name) == ("echo $HOME", "me-1")
 
@@ -270,8 +272,70 @@ def test_two_files_of_one_name_cannot_keep_their_names(files):
     assert message.count("; ") >= 2
 
 
+def test_what_lines_have_in_common_is_kept_once_and_read_the_same_again():
+    args = changed(CONDITIONS="worker:tag x;queue:done y", FILES="a;b")
+    one, other = Draft(args), Draft([*args[:6], "echo other"])
+    assert one.needs is other.needs and one.conditions is other.conditions
+    taskform._read.cache_clear()
+    again = Draft(args)
+    for name in ("needs", "conditions", "paths", "command", "name", "options"):
+        assert getattr(again, name) == getattr(one, name)
+    for _ in range(2):  # what is wrong is told each time
+        assert refusal(changed(CORES="0")).startswith("CORES")
+
+
+WRITTEN = [  # of each field, as it may stand in a line
+    ["1K", "'1K'", "5x", "--retries 1 1K", "'--retries' '1' 2K"],
+    ["1", '"2"', "0"],
+    ["1K", "1\\K", "''"],
+    ["true", "false", "maybe", "tr'ue'"],
+    ["''", '""', "'worker:tag x'", "'queue:done y'", '"worker:tag a b"', "nonsense"],
+    ["''", '""', "in.csv", "\t''"],
+    ["true", "'echo \"x\"'", '"echo $y"', '"a\\"b"', "''", "' '", "é\udcff", "it's"],
+    ["", "", "mine", "# x"],
+]
+
+
+def as_a_draft(line):
+    """Read it the long way; give its task, but for what has to be looked up."""
+    draft = Draft(split_line(line))
+    needs_more = draft.paths or any(c.verb == "queue:done" for c in draft.conditions)
+    if draft.name or draft.options or needs_more:
+        return None
+    return draft.command, taskform.completed(draft.needs, draft.conditions, ())
+
+
+def said(read, line):
+    try:
+        return read(line)
+    except Wrong as problem:
+        return str(problem)
+
+
+def test_what_is_read_the_short_way_is_what_the_long_way_gives():
+    chance = random.Random(5)
+    seen = {"task": 0, "words": 0, "no": 0}
+    for _ in range(5000):
+        most = [chance.choice([words[0], words[0], *words]) for words in WRITTEN]
+        line = chance.choice([" ", "\t "]).join(most).rstrip()
+        short, long = said(taskform.plain, line), said(as_a_draft, line)
+        if short is None:
+            seen["no"] += 1
+        else:
+            assert short == long, repr(line)
+            seen["words" if isinstance(short, str) else "task"] += 1
+    assert min(seen.values()) > 100, seen
+
+
+def test_a_line_of_quotes_and_blanks_takes_no_longer_the_short_way():
+    for piece in ("'a' ", '"a" ', "a ", "'", '"', " ", "a"):
+        begun = time.perf_counter()
+        said(taskform.plain, piece * (200000 // len(piece)) + "\\")
+        assert time.perf_counter() - begun < 1.0, piece
+
+
 def test_a_file_named_twice_is_one_file():
-    assert Draft(changed(FILES="a; b;a;")).paths == ["a", "b"]
+    assert Draft(changed(FILES="a; b;a;")).paths == ("a", "b")
 
 
 def test_the_format_shows_examples_that_are_taken():
@@ -305,3 +369,27 @@ def test_lists_of_conditions_and_files_have_a_bound():
     long = ";".join("worker:tag %04d%s" % (i, "x" * 80) for i in range(900))
     assert len(long) > LIST_CHARS_MAX
     assert refusal(changed(CONDITIONS=long)).startswith("CONDITIONS is too long; found")
+
+
+COSTLY = "[\\0-\uffff]"  # behind (?i) 13 ms each, more than its length tells
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "queue:all_with_cmd_ok (?i)" + COSTLY * 400,
+        ";".join("queue:all_with_cmd_ok (?i)%s%d" % (COSTLY, i) for i in range(900)),
+        ";".join("queue:all_with_cmd_ok %d" % i + "(a)" * 1500 for i in range(10)),
+    ],
+    ids=["one", "many", "long ones"],
+)
+def test_regexes_that_are_costly_to_read_are_refused_soon(text):
+    began = time.process_time()
+    assert "(it takes too long) in CONDITIONS" in refusal(changed(CONDITIONS=text))
+    assert time.process_time() - began < CONDITIONS_S + 0.05
+
+
+def test_conditions_without_end_cost_no_time():
+    began = time.process_time()
+    assert "CONDITIONS is too long" in refusal(changed(CONDITIONS="\\;" * (4 << 20)))
+    assert time.process_time() - began < 0.5

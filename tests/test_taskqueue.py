@@ -2,22 +2,29 @@
 
 import json
 import random
+import time
 from typing import Any, List, Optional
 
 import pytest
+from desk import Desk
 
 from record import (
+    ATTEMPT_MAX,
+    COUNTER_MAX,
     Malformed,
     Needs,
     Phase,
     Record,
     Run,
     State,
+    canonical,
     encode,
+    hash64,
     is_name,
     named_key,
+    text_of,
 )
-from taskqueue import Purged, Queue
+from taskqueue import LEAVES, Purged, Queue, leaf_of
 
 W = "0123456789abcdef"
 V = "fedcba9876543210"
@@ -236,6 +243,46 @@ def test_intervals_are_those_of_a_set_whatever_the_order_s9():
             assert high + 1 < low, f"seed {seed}"
 
 
+def test_fifty_thousand_intervals_of_a_peer_cost_a_moment() -> None:
+    queue = Queue()
+    for n in range(2000):
+        add(queue, 2 * n + 1)
+    far = [[n * 1000, n * 1000 + 500] for n in range(1, 50000)]
+    began = time.process_time()
+    queue.cover_all({W: far[::2] + far[1::2][::-1], V: far})
+    queue.cover_all({W: far, V: far})
+    assert time.process_time() - began < 5  # it was minutes
+    assert queue.purged.intervals[W] == far == queue.purged.intervals[V]
+    assert len(queue.records) == 2000 - sum(
+        2 * n + 1 >= 1000 for n in range(2000)
+    ) + sum((2 * n + 1) % 1000 > 500 and 2 * n + 1 >= 1000 for n in range(2000))
+
+
+@pytest.mark.parametrize("field", ["order", "attempt"])
+def test_a_number_that_is_the_highest_there_is_stops_nobody(field: str) -> None:
+    mad, other = Queue(), Queue()
+    record = add(mad, 1)
+    wire = wire_of(record)
+    if field == "order":
+        wire["o"] = COUNTER_MAX
+    else:
+        lost = [V, 0, 0, int(Phase.LOST), {}]
+        wire["runs"] = {"%d.1.%s.1" % (ATTEMPT_MAX, W): lost}
+    queue = Queue()
+    assert queue.merge(wire) is not None
+    if field == "order":
+        mine = queue.add("1-" + V, "true", Needs(), "me", 0.0, "")
+        assert other.merge(wire_of(mine)) is not None
+        assert mine in queue.in_order()
+    else:
+        (found,) = queue.records.values()
+        run_key = "%d.2.%s.2" % (found.next_attempt(), W)
+        queue.grant(found.key, run_key, Run(V, 0, 0, Phase.GRANTED, {}))
+        assert other.merge(wire_of(found)) is not None
+        assert other.root == queue.root
+    assert not other.malformed
+
+
 def test_the_root_tells_order_spec_runs_and_purged_apart_d11():
     queue = Queue()
     roots = [queue.root]
@@ -276,6 +323,62 @@ def test_equal_needs_are_one_object_and_those_of_nobody_are_dropped():
     assert add(queue, 9000, memory=5).needs is queue.records["1-" + W].needs
 
 
+def test_neighbours_share_what_they_have_in_common_until_one_changes():
+    queue = Queue()
+    one, two, three = (add(queue, n) for n in (1, 2, 3))
+    assert one.rest is two.rest is three.rest
+    queue.delete(two.key)
+    queue.give_up(three.key, "it kills")
+    assert (one.deleted, two.deleted, three.deleted) == (False, True, False)
+    assert (one.given_up, two.given_up, three.given_up) == ("", "", "it kills")
+
+
+def test_neighbours_that_come_from_disk_share_as_those_that_are_added():
+    desk = Desk()
+    assert desk.ask("add_tasks_str", "1K 1 1K true '' '' true\n" * 3).code == 0
+    rows = [json.loads(text_of(r)) for r in desk.node.queue.in_order()]
+    again = Desk()
+    again.node.load(rows, {})
+    again.node.begin([], [], 1000.0)
+    one, two, three = again.node.queue.in_order()
+    assert one.rest is two.rest is three.rest
+
+
+def test_equal_numbers_that_are_other_texts_are_not_shared():
+    queue = Queue()
+    for n, newer in enumerate((1, True, 1.0, {"a": 1}, {"a": True}), 1):
+        wire = {"k": f"{n}-{W}", "c": "true", "o": n, "by": "me", "at": 0, "new": newer}
+        found = queue.merge(wire)
+        assert found is not None
+        assert json.dumps(encode(found)["new"]) == json.dumps(newer)
+
+
+def test_the_tree_of_hashes_follows_every_change_of_records_that_run_or_not_d11():
+    rng = random.Random(4)
+    queue = Queue()
+    for n in range(1, 300):
+        key = add(queue, n).key
+        run_key = f"1.1.{W}.{n}"
+        steps = [
+            lambda key=key, run=run_key: queue.grant(
+                key, run, Run(W, 0, 0, Phase.GRANTED, {})
+            ),
+            lambda key=key, run=run_key: queue.advance(key, run, "start", {"at": 1.0}),
+            lambda key=key, run=run_key: queue.advance(key, run, "end", {"exit": 0}),
+            lambda key=key: queue.delete(key),
+        ]
+        for step in steps[: rng.randrange(5)]:
+            step()
+    queue.purge(list(queue.records)[::7])
+    leaves = [0] * LEAVES
+    for key, record in queue.records.items():
+        leaves[leaf_of(key)] ^= hash64(canonical(encode(record)))
+    assert queue.leaves == leaves
+    assert set(queue._digests) == {
+        key for key, r in queue.records.items() if r.state is State.RUNNING
+    }
+
+
 def test_version_grows_with_every_change_also_of_what_is_purged():
     queue = Queue()
     seen = [queue.version]
@@ -297,3 +400,11 @@ def test_malformed_records_are_counted_by_content_and_not_without_bound_d9():
         queue.merge({"a": 1, "k": n})
     assert len(queue.malformed) == 1000
     assert not queue.records and not queue.changed
+
+
+@pytest.mark.parametrize("wires", ["x" * 100000, {}, None, [None] * 5001])
+def test_what_is_no_list_of_records_is_refused_as_a_whole_d9(wires: Any) -> None:
+    queue = Queue()
+    with pytest.raises(Malformed, match="records must be a list"):
+        queue.join_all(wires)
+    assert not queue.malformed

@@ -146,7 +146,7 @@ def test_50_mb_go_to_two_peers_at_once_while_frames_flow_between(
 
         def on_bulk(peer: str, frame: wire.Frame, take: Any = take) -> None:
             order.append("piece")
-            assert len(frame.body) <= net.PIECE_BYTES
+            assert len(frame.body) <= transfer.LARGE_BYTES
             take(peer, frame)
 
         node.peer.on_bulk = on_bulk
@@ -177,6 +177,24 @@ def test_50_mb_go_to_two_peers_at_once_while_frames_flow_between(
     assert not a.transfers.wants and not b.parts() and not c.parts()
 
 
+def test_pieces_are_large_only_while_the_wire_takes_them_quickly() -> None:
+    now = 10.0
+    line = transfer.Line(lambda: now)
+    content = os.urandom(400_000)
+    serve = transfer.Serve(Kind.FILE_PIECE, "d" * 64, len(content), 0)
+    serve.data = content
+    line.serves.append(serve)
+    found, came = [], b""
+    for took in (0.0, 0.001, 0.001, 0.001, 0.001, 2.0, 0.001, 0.1):
+        now += took
+        piece = line.next()
+        assert piece is not None and piece.fields["offset"] == len(came)
+        found.append(len(piece.body) >> 10)
+        came += piece.body
+    assert found == [16, 32, 64, 64, 64, 16, 32, 16]
+    assert content.startswith(came)
+
+
 def test_a_file_goes_on_at_another_peer_where_its_link_broke(
     three: Cluster, lan: Lan
 ) -> None:
@@ -195,6 +213,23 @@ def test_a_file_goes_on_at_another_peer_where_its_link_broke(
     lan.until(lambda: c.told)
     assert c.told == [(digest, True)] and read(c, digest) == data
     assert lan.now - start < transfer.STALL_S  # nobody waited for a stall
+
+
+def test_what_came_is_kept_where_the_only_link_to_the_rest_breaks(
+    three: Cluster, lan: Lan
+) -> None:
+    a, _, c = three.nodes
+    digest, data = content(3 << 20)
+    a.files.keep_bytes(data)
+    c.want(digest, len(data), a.peer.id)
+    want = c.transfers.wants[digest]
+    lan.until(lambda: want.got > 1 << 20)
+    got = want.got
+    c.peer.links.links[a.peer.id].close()
+    lan.until(lambda: not want.peer and want.pauses)  # b said that it doesn't have it
+    assert want.got >= got and c.parts()
+    lan.until(lambda: c.told)
+    assert c.told == [(digest, True)] and read(c, digest) == data
 
 
 @pytest.mark.parametrize("is_there", [True, False])

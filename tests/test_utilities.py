@@ -6,6 +6,7 @@ BASH_UNDER_TEST names another bash to take (4.0 is the oldest that must do).
 import contextlib
 import os
 import pty
+import pwd
 import re
 import select
 import shutil
@@ -45,7 +46,8 @@ class FakeControl:
         self.home = home
         self.answer = b"X 0\n"
         self.reads_request = True
-        self.pause_s = 0.0  # before the answer
+        self.pause_s = 0.0  # before the answer, but for
+        self.early = 0  # of its bytes
         self.stays_open = False  # after the answer: silence instead of the end
         self.hung_up = threading.Event()  # the client did, while it stayed open
         self.requests: List[Request] = []
@@ -76,8 +78,9 @@ class FakeControl:
     def _converse(self, link: socket.socket) -> None:
         if self.reads_request:
             self.requests.append(self._request(link))
+        link.sendall(self.answer[: self.early])
         time.sleep(self.pause_s)
-        link.sendall(self.answer)
+        link.sendall(self.answer[self.early :])
         if self.stays_open:
             link.recv(1)
             self.hung_up.set()
@@ -140,9 +143,9 @@ def ask(
 
 # ---- sourcing
 
-FUNCTIONS = """add_task add_sweep add_tasks_from_file add_tasks_from_str del_task
-    get_queue get_output wait why nodes add_tag del_tag get_tags task_format drain
-    undrain stop config""".split()
+FUNCTIONS = """add_task add_sweep add_tasks_from_file add_tasks_from_str del_task retry
+    get_queue get_output wait why top nodes add_tag del_tag get_tags task_format drain
+    undrain stop config get_all_files send_file doctor new_cookie""".split()
 HOSTILE = r"""
 	shopt -s nullglob failglob nocasematch expand_aliases
 	set -o posix -o noclobber -o noglob -o errtrace -o functrace -o pipefail -eu
@@ -386,8 +389,9 @@ def test_an_add_prints_the_id_and_leaves_it_in_a_variable(control: FakeControl) 
     assert ask(control, script, b"L n-1\nX 0\n") == (0, b"n-1\n0 n-1\n", b"")
 
 
-def test_a_bulk_add_leaves_the_last_id(control: FakeControl) -> None:
-    script = "leoronic_add_tasks_from_str x; echo $LEORONIC_ID"
+@pytest.mark.parametrize("call", ["add_tasks_from_str x", "retry all"])
+def test_what_adds_many_leaves_the_last_id(control: FakeControl, call: str) -> None:
+    script = "leoronic_%s; echo $LEORONIC_ID" % call
     answer = b"O 4\nn-1\nL n-2\nX 0\n"
     assert ask(control, script, answer) == (0, b"n-1\nn-2\nn-2\n", b"")
 
@@ -471,6 +475,15 @@ def test_a_full_disk_behind_stdout_is_told(answer: bytes, control: FakeControl) 
     assert err.startswith(b"leoronic: stdout takes no more; ")
 
 
+def test_whoever_closes_stderr_gets_no_messages_but_all_else(
+    control: FakeControl,
+) -> None:
+    answer = b"E m\nL an-id\nX 0\n"
+    script = "leoronic_add_task x 2>&-; echo $? $LEORONIC_ID"
+    assert ask(control, script, answer) == (0, b"an-id\n0 an-id\n", b"")
+    assert ask(control, "leoronic_wait 2>&-", b"E why\nX 1\n") == (1, b"", b"")
+
+
 # ---- no comrade
 
 
@@ -531,11 +544,11 @@ def test_a_peer_that_hangs_up_at_once_leaves_the_shell_alive(
 
 
 def hurried(tmp_path: Path) -> str:
-    """Return a copy of the functions whose patience ends after 1 s instead of 10."""
+    """Return a copy of the functions whose patience ends after 1 s instead of 4."""
     text = UTILITIES.read_text()
-    assert text.count("-t 10 ") == 1
+    assert text.count("-t 4 ") == 1
     copy = tmp_path / "hurried"
-    copy.write_text(text.replace("-t 10 ", "-t 1 "))
+    copy.write_text(text.replace("-t 4 ", "-t 1 "))
     return str(copy)
 
 
@@ -559,6 +572,30 @@ def test_a_silent_comrade_that_lives_is_waited_for(
     assert ran == (0, b"done\n", b"")
 
 
+def test_a_word_that_comes_as_the_time_is_up_is_no_other_program(
+    control: FakeControl, tmp_path: Path
+) -> None:
+    control.pause_s, control.early = 1.5, 1
+    ran = ask(control, "set -e; leoronic_wait", b"L x\nX 0\n", U=hurried(tmp_path))
+    assert ran == (0, b"x\n", b"")
+
+
+def test_a_comrade_that_is_stopped_is_said_to_be_once(
+    control: FakeControl, tmp_path: Path
+) -> None:
+    stopped = subprocess.Popen(["sleep", "60"])
+    try:
+        stopped.send_signal(signal.SIGSTOP)
+        control.write_control(stopped.pid)
+        control.pause_s = 3.5
+        code, out, err = ask(control, "set -e; leoronic_wait", U=hurried(tmp_path))
+        assert (code, out, err.count(b"\n")) == (0, b"", 1)
+        assert err.endswith(b"it goes on with: kill -CONT %d\n" % stopped.pid)
+    finally:
+        stopped.kill()
+        stopped.wait()
+
+
 # ---- which comrade
 
 
@@ -571,6 +608,14 @@ def test_the_default_home_is_the_comrades_else_a_ghosts(tmp_path: Path) -> None:
         ran = bash('set -f; . "$U"; leoronic_nodes', env)
         server.close()  # and its control file stays: it is passed over from now on
         assert ran == (0, b"from%s\n" % name.encode(), b"")
+
+
+def test_an_empty_home_directory_is_as_good_as_none() -> None:
+    for change in ("HOME=", "unset HOME"):  # then it is the user's, as to Python
+        script = '. "$U"; %s; leoronic_nodes; [[ -n ${HOME+x} ]]' % change
+        code, _, err = bash(script, environment(None))
+        assert pwd.getpwuid(os.getuid()).pw_dir.encode() + b"/.leoronic/" in err
+        assert code == (change != "HOME=")  # and it stays what it was
 
 
 def test_a_given_home_is_the_only_one_asked(
@@ -662,6 +707,145 @@ def test_the_comrade_is_told_which_are_terminals_and_how_wide(
         shell.expect(b"PROMPT")
     told = [(r.columns, r.terminals) for r in control.requests]
     assert told == [(b"80", b""), (b"132", b""), (b"99", b"12"), (b"99", b"02")]
+
+
+def test_deleting_all_is_asked_for_where_somebody_can_answer(
+    control: FakeControl,
+) -> None:
+    control.answer = b"L 12 tasks, 3 of them running\nX 0\n"
+    with terminal(control) as shell:
+        for answer, code in ((b"n", b"1"), (b"", b"1"), (b"y", b"0"), (b"Yes", b"0")):
+            control.requests.clear()
+            shell.type(b"leoronic_del_task all; echo =$?=\n")
+            shell.expect(b"delete 12 tasks, 3 of them running? [y/N] ")
+            shell.type(answer + b"\n")
+            shell.expect(b"=%s=" % code)
+            asked = [r.arguments for r in control.requests]
+            assert asked[0] == [b"count_all"]
+            yes = [[b"del_task", b"--yes", b"all"]] if code == b"0" else []
+            assert asked[1:] == yes
+        for call in (b"leoronic_del_task --yes all", b"leoronic_del_task one"):
+            control.requests.clear()
+            shell.type(call + b"; echo =$?=\n")
+            shell.expect(b"=0=")
+            assert [r.arguments for r in control.requests] == [
+                [b"del_task", *call.split()[1:]]
+            ]
+        control.answer = b"X 0\n"  # none is left
+        shell.type(b"leoronic_del_task all; echo =$?=\n")
+        shell.expect(b"=0=")
+        control.requests.clear()
+        shell.type(b"leoronic_del_task all </dev/null; echo =$?=\n")
+        shell.expect(b"=0=")
+        assert [r.arguments for r in control.requests] == [[b"del_task", b"all"]]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ("TERM=xterm NO_COLOR=", b"02c"),
+        ("TERM=xterm NO_COLOR=1", b"02"),
+        ("TERM=dumb NO_COLOR=", b"02"),
+        ("TERM= NO_COLOR=", b"02"),
+    ],
+)
+def test_colours_are_only_for_terminals_that_show_them_and_users_who_want_them(
+    control: FakeControl, settings: str, expected: bytes
+) -> None:
+    with terminal(control) as shell:
+        shell.type(settings.encode() + b" leoronic_nodes | cat; echo =$?=\n")
+        shell.expect(b"=0=")
+    assert [r.terminals for r in control.requests] == [expected]
+
+
+FRAME = b"L 1.0:2:3\nL head\033[K\nL last line\033[K\033[J\nX 0\n"
+ENTERED, LEFT = b"\033[?1049h\033[?25l", b"\033[?25h\033[?1049l"
+
+
+@pytest.mark.parametrize("end", [b"q", b"Q", b"\x03"])
+def test_the_live_view_draws_frames_and_leaves_the_terminal_as_it_was(
+    control: FakeControl, end: bytes
+) -> None:
+    control.answer = FRAME
+    with terminal(control) as shell:
+        shell.type(b'stty rows 24 cols 80; stty -a >"$LEORONIC_HOME/before"\n')
+        shell.expect(b"PROMPT")
+        shell.type(b"set -eu; leoronic_top; echo =$?=\n")
+        shell.expect(ENTERED)
+        shell.expect(b"\033[Hhead\033[K\r\nlast line\033[K\033[J")
+        control.answer = FRAME.replace(b"last", b"next")
+        shell.expect(b"\033[Hhead\033[K\r\nnext line")
+        shell.type(end)
+        shell.expect(LEFT)
+        shell.expect(b"=0=")
+        shell.type(b'stty -a >"$LEORONIC_HOME/after"; echo =$?=\n')
+        shell.expect(b"=0=")
+    before, after = ((control.home / n).read_bytes() for n in ("before", "after"))
+    assert before == after and b" echo " in after
+    first, second = [r.arguments for r in control.requests[:2]]
+    assert first == [b"top_frame", b"80", b"24", b""]
+    assert second == [b"top_frame", b"80", b"24", b"1.0:2:3"]
+
+
+def test_the_live_view_rests_at_ctrl_z_and_goes_on_at_fg(control: FakeControl) -> None:
+    control.answer = FRAME
+    with terminal(control) as shell:
+        shell.type(b'stty -a >"$LEORONIC_HOME/before"; leoronic_top; echo =$?=\n')
+        shell.expect(b"last line")
+        shell.type(b"\x1a")
+        shell.expect(LEFT)
+        shell.expect(b"Stopped")
+        shell.type(b'stty -a >"$LEORONIC_HOME/rests"; fg; echo =$?=\n')
+        shell.expect(ENTERED)
+        shell.expect(b"last line")
+        shell.type(b"q")
+        shell.expect(LEFT)
+        shell.expect(b"=0=")
+    before, rests = ((control.home / n).read_bytes() for n in ("before", "rests"))
+    assert before == rests
+
+
+def test_the_live_view_leaves_the_terminal_also_when_it_is_killed(
+    control: FakeControl,
+) -> None:
+    control.answer = FRAME
+    with terminal(control) as shell:
+        shell.type(b"leoronic_top; echo =$?=\n")
+        shell.expect(b"last line")
+        os.kill(os.tcgetpgrp(shell.fd), signal.SIGTERM)
+        shell.expect(LEFT)
+        shell.expect(b"=143=")
+
+
+def test_a_frame_that_is_the_same_is_not_sent_again(control: FakeControl) -> None:
+    control.answer = FRAME
+    with terminal(control) as shell:
+        shell.type(b"leoronic_top; echo =$?=\n")
+        shell.expect(b"last line")
+        shell.type(b"xx")  # any other key: anew at once
+        deadline = time.monotonic() + BASH_TIMEOUT_S
+        while len(control.requests) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        shell.type(b"q")
+        assert b"last line" not in shell.expect(LEFT)
+
+
+def test_the_live_view_ends_with_a_message_when_the_comrade_is_gone(
+    control: FakeControl,
+) -> None:
+    control.answer = FRAME
+    with terminal(control) as shell:
+        shell.type(b"leoronic_top; echo =$?=\n")
+        shell.expect(b"last line")
+        control.close()
+        shell.type(b"x")
+        shell.expect(LEFT)
+        assert NO_COMRADE in shell.expect(b"=3=")
+
+
+def test_without_a_terminal_the_view_is_one_plain_frame(control: FakeControl) -> None:
+    assert ask(control, "leoronic_top", b"L a\nX 0\n") == (0, b"a\n", b"")
+    assert control.requests[0].arguments == [b"top"]
 
 
 # ---- Tab

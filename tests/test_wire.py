@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
 
@@ -112,7 +113,8 @@ def test_every_kind_has_one_place_that_takes_it_and_every_place_a_kind() -> None
     ghosts_too = set(ghosts.GHOST_FRAMES) | set(ghostnode.GHOSTS_FRAMES)
     relayed = {kind.name for kind in wire.BULK} | {"HEARTBEAT", "OUTPUT", "BYE"}
     called = set(calls.OF_GHOSTS) | set(calls.PASSING)
-    found = core | rim | ghosts_too | relayed | called
+    post = {kind.name for kind in wire.POST}  # letters.py takes them, on any node
+    found = core | rim | ghosts_too | relayed | called | post
     assert found == {kind.name for kind in wire.CATALOGUE}
 
 
@@ -341,8 +343,24 @@ def test_an_impostor_with_the_right_fingerprint_fails_and_both_sides_know() -> N
         assert joined.said[3] == wire.REFUSED_PROOF
 
 
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'"ab",', b'"a":1,', b'"",'])
+def test_a_frame_of_very_many_values_costs_no_memory(unit: bytes) -> None:
+    opened, closed = (b"{", b"}") if b":" in unit else (b'{"a":[', b"0]}")
+    payload = opened + unit * 200000 + closed
+    began = time.process_time()
+    with pytest.raises(wire.BadFrame, match="too many"):
+        wire.decode(Kind.PING, payload)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("text", ["[" * 120000, "{:,}" * 30000, '"[' * 60000, "\\" * 9])
+def test_brackets_in_a_command_are_no_lists(text: str) -> None:
+    payload = wire.encode(Kind.RECORDS, {"r": [text]})
+    assert wire.decode(Kind.RECORDS, payload).fields["r"] == [text]
+
+
 def test_another_version_is_named_on_both_sides() -> None:
-    newer = BOB._replace(version=2)
+    newer = BOB._replace(version=wire.VERSION + 1)
     for client, server in ((ALICE, newer), (newer, ALICE)):
         joined = pair(client=client, server=server).shake()
         assert joined.client.end is joined.server.end is End.WRONG_VERSION
@@ -477,6 +495,68 @@ def test_only_who_has_a_role_that_is_wanted_is_answered() -> None:
     both.feed(ghost.take())
     ghost.feed(both.take())
     assert ghost.keys and both.keys and both.peer == GHOST
+
+
+def test_a_server_takes_the_one_cookie_that_is_named_of_those_it_has() -> None:
+    new, old = b"n" * 32, b"o" * 32
+    others = {wire.fingerprint(cookie): cookie for cookie in (new, old)}
+    for cookie, works in ((new, True), (old, True), (COOKIE, False)):
+        server = Handshake(False, new, BOB, others=others)
+        client = Handshake(True, cookie, ALICE)
+        Pair(client, server, 1).shake()
+        assert bool(client.keys and server.keys) == works
+        if works:
+            assert server.cookie == client.cookie == cookie
+        else:
+            assert server.end is client.end is End.WRONG_COOKIE and server.cookie == new
+
+
+def test_who_names_one_cookie_and_has_another_is_refused() -> None:
+    new, old = b"n" * 32, b"o" * 32
+    server = Handshake(False, new, BOB, others={wire.fingerprint(old): old})
+    client = Handshake(True, old, ALICE)
+    server.feed(client.take())
+    client.cookie = new  # he knows the newest, and names the old one; or the reverse
+    client.feed(server.take())
+    server.feed(client.take())
+    assert server.end is End.WRONG_COOKIE and not server.keys
+    assert server.take() == wire.REFUSED_PROOF
+
+
+def test_one_that_dials_is_bound_to_the_cookie_it_has_named() -> None:
+    new, old = b"n" * 32, b"o" * 32
+    client = Handshake(True, new, ALICE, others={wire.fingerprint(old): old})
+    client.take()
+    client.feed(Handshake(False, old, BOB)._hello)
+    assert client.end is End.WRONG_COOKIE and client.take() == b""
+
+
+def test_a_secret_is_not_to_be_read_on_the_wire_and_comes_out_as_it_went_in() -> None:
+    fields = {"cookie": "1-" + "ab" * 32, "grace": 5.0}
+    payload = wire.encode(Kind.NEW_COOKIE, fields)
+    seal, decoder = codec()
+    seen = set()
+    for _ in range(3):
+        data = seal.seal(Kind.NEW_COOKIE, payload)
+        assert b"ab" * 8 not in data and b"cookie" not in data
+        seen.add(data[wire.HEAD.size : -wire.TAG_BYTES])
+        decoder.feed(data)
+        assert decoder.next() == Frame(Kind.NEW_COOKIE, fields)
+    assert len(seen) == 3  # the same secret is never veiled twice alike
+    veiled = Seal(b"k" * 32).veil(b"\0" * wire.SECRET_BYTES_MAX)
+    blocks = [veiled[i : i + 64] for i in range(0, len(veiled), 64)]
+    assert len(set(blocks)) == len(blocks) == 16
+    _, other = codec(b"j" * 32)
+    other.feed(Seal(b"k" * 32).seal(Kind.NEW_COOKIE, payload))
+    with pytest.raises(BadFrame, match="a wrong tag"):
+        other.next()
+
+
+def test_a_secret_that_is_announced_too_long_is_not_waited_for() -> None:
+    _, decoder = codec()
+    decoder.feed(wire.HEAD.pack(wire.SECRET_BYTES_MAX + 1, Kind.NEW_COOKIE))
+    with pytest.raises(BadFrame, match="a secret of 1025 bytes"):
+        decoder.next()
 
 
 PEER = """

@@ -127,7 +127,7 @@ def test_a_node_back_after_a_year_brings_nothing_back_to_life(lab: Lab) -> None:
 def count_of(nodes: List[Machine]) -> List[int]:
     """Count the tasks in each node's queue."""
     script = "leoronic_get_queue --csv | wc -l"
-    found = at_once([partial(node.sh, script, timeout=120.0) for node in nodes])
+    found = at_once([partial(node.sh, script, timeout=600.0) for node in nodes])
     return [int(out) - 1 for _, out, _ in found]
 
 

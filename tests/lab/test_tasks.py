@@ -4,6 +4,7 @@ Numbers are those of FAULTS.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -26,7 +27,7 @@ from scenes import (
     tasks_of,
 )
 from test_cluster import find_python
-from tools import kill, memory_of
+from tools import kill, memory_of, small_disk
 
 pytestmark = marks
 
@@ -268,6 +269,54 @@ def test_a_task_that_prints_a_gigabyte_leaves_the_memory_flat(lab: Lab) -> None:
     assert not left and grown < 64
     for pid in left:
         kill(pid)
+
+
+def test_a_task_that_prints_more_than_the_disk_holds_is_cut(lab: Lab) -> None:
+    lan = lab(2)
+    node = lan.nodes[0]
+    with small_disk(node, "200m") as disk:
+        lan.start()
+        before = memory_of(node, "VmRSS")
+        began = time.monotonic()
+        loud = node.add("head -c 10G /dev/zero", "worker:is old1")
+        beside = [node.add("sleep 1; echo beside", "worker:is old1") for _ in range(3)]
+        assert node.wait(*beside, seconds=120) == 0, node.told()
+        assert node.wait(loud, seconds=300) in (0, 1)
+        took = clock(began)
+        left = shutil.disk_usage(str(disk)).free
+        grown = memory_of(node) - before
+        (row,) = [row for row in node.rows() if row["id"] == loud]
+        code, out, _ = node.sh("leoronic_get_output %s | tail -c 300" % loud)
+        assert b"were dropped here" in out, (row, out)
+        assert node.wait(node.add("echo next", "worker:is old1")) == 0
+        assert len(lan.nodes[1].ready()) == 2
+        node.power_off()
+    what = "a task prints 10 GB on a disk of 200 MB"
+    figures.note(what + ": ends after", "-", "%.0f s" % took, "57")
+    figures.note(what + ": MB free then", "-", "%.0f" % (left / 1e6), "57")
+    figures.note(what + ": memory", "-", "%d MiB" % grown, "57")
+    assert left > 100e6 and grown < 64
+
+
+def test_a_task_that_fills_the_disk_fails_alone(lab: Lab) -> None:
+    lan = lab(2)
+    node = lan.nodes[0]
+    with small_disk(node, "64m") as disk:
+        lan.start()
+        # Its own working directory is as good a place: here it is the worst one.
+        filler = node.add(f"head -c 1G /dev/zero >'{disk}/filler'", "worker:is old1")
+        assert node.wait(filler, seconds=60) == 1
+        free = shutil.disk_usage(str(disk)).free
+        began = time.monotonic()
+        cleared = node.add(f"rm '{disk}/filler'", "worker:is old1")
+        code = node.wait(cleared, seconds=60)
+        took = clock(began)
+        assert code == 0, node.told()
+        assert node.wait(node.add("echo next", "worker:is old1")) == 0
+        await_equal(lan.nodes)
+        node.power_off()
+    figures.note("a task fills the disk: bytes free", "-", str(free), "57")
+    figures.note("... the next one, which clears it", "-", "%.1f s" % took, "57")
 
 
 # --- upgrades ---------------------------------------------------------------------

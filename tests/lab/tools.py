@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
 import pytest
-from cluster import until
+from cluster import Member, until
 from netlab import PORT, Lan, Machine, missing, run
 
 REASON = missing()
@@ -89,9 +89,10 @@ class Firewall:
         self._apply(self.rules)
 
     def lose(self, percent: int) -> None:
-        """Lose some of what comes to each, by chance."""
+        """Lose some of what comes over the cable to each, by chance."""
+        rule = 'iifname != "lo" numgen random mod 100 < %d drop' % percent
         for machine in self.rules:
-            self.rules[machine] = {"numgen random mod 100 < %d drop" % percent}
+            self.rules[machine] = {rule}
         self._apply(self.rules)
 
     def lose_datagrams(self) -> None:
@@ -212,8 +213,13 @@ def fill(folder: Path) -> Path:
 
 def add_to_program(machine: Machine, module: str, code: str) -> None:
     """Add code to a machine's copy of a module, before it runs as a program."""
-    path = machine.program / (module + ".py")
-    text, main, rest = path.read_text().partition('\nif __name__ == "__main__":')
+    add_to_script(machine.program / (module + ".py"), code)
+
+
+def add_to_script(path: Path, code: str) -> None:
+    """Add code to a script, before what it does as a program, if it is one."""
+    text, main, rest = path.read_text().rpartition('\nif __name__ == "__main__":')
+    text, rest = (text, rest) if main else (rest, "")
     path.write_text("%s\n%s\n%s%s" % (text, code, main, rest))
 
 
@@ -279,9 +285,14 @@ def pause_for(machine: Machine, seconds: float) -> None:
         machine.go_on()
 
 
-def memory_of(machine: Machine, field: str = "VmHWM") -> int:
+def memory_of(node: Member, field: str = "VmHWM") -> int:
     """Give a comrade's memory in MiB: the most it had, or what it has (VmRSS)."""
-    for row in Path("/proc", str(machine.pid), "status").read_text().splitlines():
+    return memory_of_process(node.pid, field)
+
+
+def memory_of_process(pid: int, field: str = "VmHWM") -> int:
+    """Give a process's memory in MiB, as `memory_of`."""
+    for row in Path("/proc", str(pid), "status").read_text().splitlines():
         if row.startswith(field + ":"):
             return int(row.split()[1]) >> 10
     raise AssertionError("no " + field)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set, Tu
 from copies import is_covered, runs_at
 
 import effects as core
-from mesh import GONE_EOF_S, GONE_SILENT_S
+from deaths import GONE_EOF_S, GONE_SILENT_S
 from record import FINAL, Phase, Run, run_order
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class Attachments:
         self.ledger.copies.watch(process)
 
     def on_recovered(self, process: Any) -> None:
-        """A ghost has loaded what its disk gave."""
+        """A ghost has loaded its disk, from which what was STORED may be gone."""
         for run, key in self.kept.get(process.host.name, {}).items():
-            is_here = run in runs_at(process, key)
+            is_here = run in self.stored or run in runs_at(process, key)
             self.check(is_here, "S15", "%s isn't on the ghost's disk" % run)
 
     def on_reset(self, *names: str) -> None:
@@ -251,7 +251,11 @@ class Attachments:
         ours = {p.writer for p in self.world.living() if p.node_id in component}
         away = {p.writer for p in self.world.living()} - ours
         heard = self._heard.get(ghost.writer, {})
-        last = [(at, writer) for writer, at in heard.items() if writer not in away]
+        last = [
+            (min(at, self._left(process, writer)), writer)
+            for writer, at in heard.items()
+            if writer not in away
+        ]
         if last:
             at, writer = max(last)
             is_silent = death is not None and death.was_attached  # else it is known
@@ -259,6 +263,13 @@ class Attachments:
             is_late = t - at >= (GONE_SILENT_S + silence) * CLOCKS
             text = "%s is lost: %s is silent for %.1f s" % (run, name, t - at)
             self.check(is_late, "D12", text)
+
+    def _left(self, process: Any, writer: str) -> float:
+        """Give when a comrade left the component: what it heard then, nobody knows."""
+        mesh = process.node.mesh
+        known = [m.node_id for m in mesh.members.values() if m.writer == writer]
+        ages = [process.now - mesh.left_at.get(i, process.now) for i in known]
+        return float(self.world.t - max(ages, default=0.0))
 
     # --- where ghosts are ---------------------------------------------------------
 

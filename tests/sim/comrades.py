@@ -59,6 +59,15 @@ class Comrade(Process):
                 world.after(world.rng.uniform(0, 0.5), self.dial, name)
         self.tick_soon()
 
+    def step(self, message: core.Message) -> None:
+        """Give the core a message; what comrade.py gathers waits for the tick."""
+        if not isinstance(message, core.GATHERED):
+            super().step(message)
+            return
+        self.world.touch(self)
+        self.node.take([message], self.now)
+        self.tick_soon()
+
     def _look_after(self) -> None:
         known = {i: m.facts["address"] for i, m in self.node.mesh.members.items()}
         if known and known != self.known:

@@ -53,7 +53,7 @@ LOSE = ghosts.Ghosts.lose
 MUTATIONS: Dict[str, Mutation] = {
     "a clairvoyant's death counts as its ghosts'": Mutation(
         *(whereabouts.Whereabouts, "_place", _dead_with_its_clairvoyant),
-        (48, 113),
+        (30, 113),
     ),
     "a relay's death counts as its ghosts'": Mutation(
         *(ghosts.Ghosts, "lose", _relay_is_ghost),
@@ -83,7 +83,7 @@ MUTATIONS: Dict[str, Mutation] = {
     ),
     "a ghost trusts a silent clairvoyant": Mutation(
         *(ghostnode, "SUSPECT_S", 60.0),
-        (33, 56),
+        (17, 33),
     ),
     "a relay answers for a main that is stuck": Mutation(
         *(relays, "FRESH_S", 1000.0), ("a_relay_does_not_mask_a_main_that_is_stuck",)

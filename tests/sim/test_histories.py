@@ -63,6 +63,19 @@ def test_a_healthy_cluster_starts_each_task_once_and_uses_all_nodes():
     assert sorted(begun(world)) == list("aabbcc")
 
 
+def test_where_all_hear_each_other_a_change_crosses_each_link_once():
+    counts = {}
+    for size in (2, 4):
+        world = cluster(size)
+        world.run(2)
+        boxes = [b for p in world.living() for b in p.node.replica.boxes.values()]
+        before = sum(box.number for box in boxes)
+        world.add("a", 1, "0 0", conditions=("worker:tag a",))
+        finish(world)
+        counts[size] = sum(box.number for box in boxes) - before
+    assert counts[4] == 3 * counts[2]  # passed on by each it would be 8 times
+
+
 def test_the_path_1_3_2_has_one_coordinator():
     world = cluster(3)
     world.ledger.is_healthy = True  # D2 holds on any connected path
@@ -99,6 +112,20 @@ def test_a_grant_from_before_a_pause_is_not_started_after_it():
     world.resume("a")
     finish(world)
     assert len(begun(world)) == 1 + 3
+
+
+def test_grants_that_a_pause_kept_back_are_not_started_beside_those_of_another():
+    for seed in (1, 3):
+        world = cluster(3, seed)
+        world.ledger.is_healthy = True
+        world.pause_in_turn("a")
+        world.add("b", 4, "9 0")  # a grants them all, and stands still
+        world.run(5.2)
+        assert begun(world) == ["c", "c", "b", "b"]  # b has the same term as a
+        assert all(record.runs for record in world.node("a").queue.records.values())
+        world.resume("a")
+        finish(world, 60)
+        assert len(begun(world)) == 4
 
 
 def test_a_one_way_link_drops_out_at_both_ends():
@@ -361,6 +388,24 @@ def test_an_add_in_slices_that_is_cut_short_leaves_nothing():
     assert len(world.ledger.promises.acks[whole].keys) == 5
     finish(world)
     assert len(begun(world)) == 5
+
+
+def test_a_list_that_takes_many_turns_to_let_go_is_kept_and_run_once():
+    world = cluster(3)
+    world.node("a").durable.slice = 1
+    world.partition("ab")
+    ticket = world.add_slices("a", [20, 20, 20], "0.1 0")
+    world.run(0.11)  # the last slice is in
+    world.heal()
+    single = world.add("a", 1, "0.1 0")
+    while single not in world.ledger.promises.acks:
+        world.run(0.01)
+    world.run(3)
+    assert len(world.ledger.promises.acks[ticket].keys) == 60
+    node = world.node("a")
+    assert not (node.matcher.blocked or node.replica.held or node.replica.wanted)
+    finish(world)
+    assert len(begun(world)) == 61
 
 
 def test_all_lose_power_and_keep_what_was_promised():

@@ -53,6 +53,10 @@ def _none_are_loose(component: Any, links: Any) -> List[Tuple[str, str]]:
     return []
 
 
+def _make_nothing_good(self: Any) -> None:
+    pass
+
+
 def _go_on(self: Any, now: float) -> bool:
     return bool(self.coordinator() == self.node_id)
 
@@ -84,7 +88,14 @@ def _stored_in_memory(self: Any, storing: Any) -> None:
 
 def _nobody_is_stale(self: Any, record: Any, run_key: str) -> None:
     self.term = 0
+    _beside_another(self, record, run_key)
+
+
+def _beside_another(self: Any, record: Any, run_key: str) -> None:
+    self._has_room = lambda record: True  # it would hand back one of the two
+    known, hands.runs_elsewhere = hands.runs_elsewhere, _never
     ANSWER_GRANT(self, record, run_key)
+    hands.runs_elsewhere = known
 
 
 def _told_to_one(self: Any, record: Any, gone: bool) -> None:
@@ -95,15 +106,13 @@ def _told_to_one(self: Any, record: Any, gone: bool) -> None:
     self.boxes = boxes
 
 
-def _purged_rows_first(
-    self: Any, keys: Any, then: Any, group: int = 0, close: int = 0, abort: int = 0
-) -> None:
+def _purged_rows_first(self: Any, keys: Any, then: Any, *more: Any, **how: Any) -> None:
     """PURGED is written in the next batch, not in that which drops the rows."""
     keys, unsaved = list(keys), self.queue.purged.unsaved
     later = dict(unsaved) if keys else {}
     if keys:
         unsaved.clear()
-    PERSIST(self, keys, then, group, close, abort)
+    PERSIST(self, keys, then, *more, **how)
     unsaved.update(later)
 
 
@@ -149,8 +158,8 @@ MUTATIONS: Dict[str, Mutation] = {
     "a new link doesn't freeze granting": Mutation(
         *(mesh.Mesh, "is_frozen", _never),
         (
-            36,
-            117,
+            4,
+            144,
         ),
     ),
     "a follower is believed whatever call it heeds": Mutation(
@@ -167,22 +176,29 @@ MUTATIONS: Dict[str, Mutation] = {
     "a coordinator doesn't wait until all follow it": Mutation(
         *(mesh.Mesh, "may_grant", _grant_unfollowed),
         (
+            9,
             21,
-            92,
         ),
     ),
     "no freeze when two coordinators meet": Mutation(
         *(mesh.Mesh, "may_grant", _go_on),
         (
-            50,
-            91,
+            4,
+            9,
+        ),
+    ),
+    "what wasn't passed on is never made good": Mutation(
+        *(mesh.Mesh, "_uncover", _make_nothing_good),
+        (
+            "what_another_said_is_passed_on_once_its_link_to_somebody_has_gone",
+            "a_member_that_is_gone_leaves_nothing_untold",
         ),
     ),
     "a restarted node waits for no member": Mutation(
         *(coordinator, "START_S", 0.0),
         (
-            5,
-            144,
+            122,
+            194,
             "a_node_that_comes_back_waits_for_those_it_knew",
         ),
     ),
@@ -193,11 +209,18 @@ MUTATIONS: Dict[str, Mutation] = {
             "late_grants_of_a_node_that_was_cut_off_are_not_started",
         ),
     ),
+    "what runs elsewhere is started": Mutation(
+        *(hands.Hands, "_answer_grant", _beside_another),
+        (
+            4382,
+            "grants_that_a_pause_kept_back_are_not_started_beside_those_of_another",
+        ),
+    ),
     "a pause isn't noticed": Mutation(
         *(mesh.Mesh, "notice_pause", _never),
         (
-            169,
-            300,
+            340,
+            421,
         ),
     ),
     "acknowledged before fsync": Mutation(
@@ -210,14 +233,14 @@ MUTATIONS: Dict[str, Mutation] = {
     "acknowledged without a peer's disk": Mutation(
         *(durable.Durable, "_settle", _settle_without_peer),
         (
-            0,
             1,
+            2,
         ),
     ),
     "a peer says stored before fsync": Mutation(
         *(peers.Peers, "_store", _stored_in_memory),
         (
-            0,
+            3,
             1,
         ),
     ),
@@ -257,8 +280,8 @@ MUTATIONS: Dict[str, Mutation] = {
     "a coordinator forgets what terms there were": Mutation(
         *(mesh.Mesh, "claim", _always_term_one),
         (
-            31,
-            47,
+            6,
+            8,
         ),
     ),
     "a run that was called lost can't be refuted": Mutation(
@@ -271,15 +294,15 @@ MUTATIONS: Dict[str, Mutation] = {
     "runs are lost whose worker others hear": Mutation(
         *(coordinator.Coordinator, "_gone", _all_others_are_gone),
         (
-            1,
+            3,
             "the_path_1_3_2_has_one_coordinator",
         ),
     ),
     "changes reach one peer only": Mutation(
         *(replica.Replica, "touch", _told_to_one),
         (
-            6,
-            8,
+            1,
+            10,
         ),
     ),
     "a link that dropped out counts again": Mutation(
