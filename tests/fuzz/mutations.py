@@ -100,7 +100,8 @@ def _change_item(value: List[Any], dice: random.Random) -> List[Any]:
     elif roll < 0.8:
         del value[i]
     elif roll < 0.9:
-        return value * dice.choice((2, 50))
+        times = dice.choice((2, 50))  # what would not fit is not made at all
+        return value * times if len(value) * times < WEIGHT_MAX else value
     else:
         value.insert(i, nasty(dice))
     return value
