@@ -5,9 +5,9 @@ reads that. It may raise the errors that its product's docstring names, and no o
 it may take LIMIT_S of the processor and LIMIT_BYTES of memory. Inputs are counted from
 0; the number and the reader's name give the input again: `read_one(reader, number)`.
 
-LIMIT_S is meant for a machine that does `_work` in WORK_S. Where that takes longer, just
-before or after a slow input, the input may take longer by as much: a machine for tests
-may run at a quarter of its speed for hours, which tells nothing about the reader.
+LIMIT_S is meant for a machine that does `_work` in WORK_S. Where that takes longer
+beside a slow input, that may take longer by as much: a machine for tests may run at a
+quarter of its speed for hours, which tells nothing about the reader.
 
 Memory is the process' own high-water mark (Linux): tracing each allocation would make
 it five times slower. It is looked at after each BATCH; who passes it is looked for.
