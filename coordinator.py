@@ -20,11 +20,13 @@ D3  A run is stopped as a duplicate only if a strictly smaller one answered "run
     within ANSWER_S. So the smallest living run is never stopped.
 """
 
+from functools import partial
 from typing import Callable, Dict, List, Optional, Set, Tuple
 
+from effects import BEHIND
 from facts import Facts
 from hands import STALE, Hands
-from matching import Matcher
+from matching import Matcher, pick_ahead
 from mesh import Mesh
 from record import LIVING, LOSSES_MAX, Phase, Record, Run, run_order
 from taskqueue import Queue
@@ -41,6 +43,7 @@ OVERDUE_LOOKS = 50  # tasks, each second
 RUNS_MOST = 300
 
 Route = Callable[[str, str, Facts], None]
+Pick = Callable[[Worker, float], Optional[Record]]
 
 
 class Coordinator:
@@ -121,7 +124,7 @@ class Coordinator:
         returned, self._returned = self._returned, []
         for writer, key, why in returned:
             worker = self.matcher.workers.get(writer)
-            if worker is not None and why != STALE:
+            if worker is not None and why not in (STALE, BEHIND):
                 self.matcher.refuse(worker, key, why, now)
 
     # --- who coordinates, seen by the others --------------------------------------
@@ -249,18 +252,27 @@ class Coordinator:
     # --- granting -----------------------------------------------------------------
 
     def _match(self, now: float) -> None:
-        left = GRANTS_A_TURN
-        workers = [w for w in self.matcher.workers.values() if not w.is_full()]
+        """Fill free cores first; then give what runs short tasks some ahead."""
+        workers = self.matcher.workers.values()
+        free = [worker for worker in workers if not worker.is_full()]
+        left = self._match_all(free, self.matcher.pick, GRANTS_A_TURN, now)
+        if self.matcher.peek() is not None:
+            self._match_all([*workers], partial(pick_ahead, self.matcher), left, now)
+
+    def _match_all(
+        self, workers: List[Worker], pick: Pick, left: int, now: float
+    ) -> int:
         while workers and left > 0:
             workers.sort(key=lambda w: (w.used()[0] - w.cores, w.name))
             still = []
             for worker in workers:
-                record = self.matcher.pick(worker, now)
+                record = pick(worker, now)
                 if record is not None:
                     self._grant(record, worker)
                     left -= 1
                     still.append(worker)
             workers = still
+        return left
 
     def _grant(self, record: Record, worker: Worker) -> None:
         self._grants += 1

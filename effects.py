@@ -272,11 +272,19 @@ class Check(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Run a task here under this run key, unless conditions or room fail."""
+    """Run a task here under this run key, unless conditions or room fail.
+
+    `ahead`, if not 0: only once fewer runs than that go on here, behind another; and
+    only if that is soon: else RunRefused follows, with BEHIND.
+    """
 
     run: str
     record: Record
     attempt: int
+    ahead: int = 0
+
+
+BEHIND = "what ran before it took longer than was thought"  # a refusal
 
 
 class Kill(NamedTuple):

@@ -15,18 +15,19 @@ Invariants.
 D2  A run is started only from GRANTED, once, by the writer it was granted to.
 D4  A grant of an older term than the newest known is handed back unstarted. So is one
     of a task that runs elsewhere, or is to: of two coordinators with the same term.
-    One for which no core is left is too: a node never commits more than it has.
+    One for which no core is left is too, unless it may wait for one: what runs at once
+    is never more than there are cores for.
 D13 RETURNED and ENDED are written when the run is gone, not when it is told to go.
 S7  Why a run is killed: deleted, done or failed by another end, purged, handed back,
     or the coordinator said that a smaller one lives. Never because it is doubted.
 """
 
-from typing import Any, Callable, Dict, Iterable, Set
+from typing import Any, Callable, Dict, Iterable, Set, Tuple
 
 from effects import Effect, Kill, RunEnded, RunRefused, RunStarted, Start
 from record import FINAL, Phase, Record, Run, State, run_order
 from taskqueue import Queue
-from workers import is_lonely
+from workers import fits_ahead, is_lonely
 
 KILL_GRACE_S = 5.0  # between TERM and KILL (D13)
 STOP_GRACE_S = 1.0  # the same when the node stops: all is over within 2 s
@@ -101,30 +102,34 @@ class Hands:
         self.held.pop(run_key, None)
         _, term, _, _ = run_order(run_key)
         why = unwanted(record, run_key)
+        has_core, may_wait = self._has_room(record)
         if self.is_stopping:
             why = HANDED_BACK
         elif term < self.term:
             why = STALE
         elif runs_elsewhere(record, run_key):
             why = ELSEWHERE
-        elif not self._has_room(record):
+        elif not (has_core or may_wait):
             why = NO_ROOM
         if why:
             self._advance(record.key, run_key, "return", {"why": why})
         elif self.may_start(record, run_key):
             self.mine[run_key] = record.key
             attempt = int(run_key.partition(".")[0])
-            self.emit(Start(run_key, record, attempt))
+            ahead = 0 if has_core else self.cores
+            self.emit(Start(run_key, record, attempt, ahead))
         else:
             self.held[run_key] = record.key
 
-    def _has_room(self, record: Record) -> bool:
-        """Say whether it fits beside what runs here; who grants may be mad."""
+    def _has_room(self, record: Record) -> Tuple[bool, bool]:
+        """Say whether it fits beside what runs here, or behind; a grant may be mad."""
         found = (self.queue.records.get(key) for key in self.mine.values())
         all_of_them = [record, *(one for one in found if one is not None)]
-        if sum(one.needs.cores for one in all_of_them) > self.cores:
-            return False
-        return len(all_of_them) == 1 or not any(map(is_lonely, all_of_them))
+        kinds = [(one.needs, is_lonely(one)) for one in all_of_them]
+        is_alone = len(kinds) == 1 or not any(alone for _, alone in kinds)
+        has_core = sum(needs.cores for needs, _ in kinds) <= self.cores
+        may_wait = fits_ahead(kinds, self.cores) and not record.needs.files
+        return has_core and is_alone, may_wait
 
     def kill(self, run_key: str, why: str, grace_s: float) -> None:
         """Stop a run of this process; a second reason only hurries it."""

@@ -216,6 +216,7 @@ class Matcher:
                 del self.held[run_key]
                 if known in self.workers:
                     self.workers[known].runs.pop(run_key, None)
+                    self.workers[known].note_end(run)
                 if run.phase is Phase.ENDED and not gone:
                     took = float(run.detail.get("took", 0.0))
                     self.probation.note(run.worker, is_good_end(run), took)
@@ -465,6 +466,19 @@ class Matcher:
                 found.append(ON_PROBATION % failed)
             lines.append(Why(worker.name, not found, "; ".join(found) or "fits"))
         return lines
+
+
+def pick_ahead(matcher: Matcher, worker: Worker, now: float) -> Optional[Record]:
+    """Give the very first task, if it may begin at a worker once another ends."""
+    top = matcher.peek()
+    if top is None or not matcher.probation.may_have(worker.writer, False, now):
+        return None
+    bucket, record = top
+    until, _, _ = worker.refused.get(record.key, (now, 0.0, ""))
+    if worker.kept_for or until > now:
+        return None
+    fits = worker.has_room_ahead(bucket.needs, bucket.alone, now)
+    return record if fits else None
 
 
 def owner_of(key: str, members: Iterable[str]) -> str:

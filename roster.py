@@ -161,7 +161,7 @@ class Roster:
             "role": "",
             "state": state,
             "cores": facts["cores"],
-            "cores_free": facts["cores"] - cores,
+            "cores_free": max(facts["cores"] - cores, 0),  # some run ahead
             "memory_free": max(free, 0),
             "disk_free": max(facts["free_disk"] - storage, 0),
             "running": len(worker.runs) if worker is not None else 0,

@@ -6,7 +6,8 @@ needs it too), choosing among many tasks another.
 Rules. Pure (D6). Memory, disk in bytes. A node never commits more than it has: cores
 and memory that its runs asked for are taken; of memory no more is free than the
 node saw free, less what was granted since; of disk what running tasks asked for is
-taken.
+taken. While its runs are short, a node is granted a few *ahead* of its cores, which
+begin as others end: to ask for the next one takes longer than such a run.
 
 Invariant. The text of `lacks` and `busy_with` is the reason that users read; both are
 empty exactly if the task fits.
@@ -15,7 +16,12 @@ empty exactly if the task fits.
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 import conditions
-from record import LOSSES_ALONE, Needs, Phase, Record
+from effects import BEHIND
+from record import LOSSES_ALONE, Needs, Phase, Record, Run
+
+SHORT_S = 0.02  # a run of this length at most is short
+SHORT_RUNS = 4  # so many, one behind the other, say that the next will be short, too
+AHEAD_S = 1.0  # for this long; what is seen of an idle worker tells nothing
 
 
 class Worker:
@@ -37,6 +43,8 @@ class Worker:
         self.granted_since: int = 0  # bytes asked by runs younger than free_memory
         self.refused: Dict[str, Tuple[float, float, str]] = {}  # until, delay, why
         self.kept_for = ""  # the key of a big task that this worker is kept free for
+        self._short_runs = 0  # that ended here, one behind the other
+        self._ahead_until = float("-inf")
 
     def used(self) -> Tuple[int, int, int]:
         """Give cores, memory and disk that the runs here asked for."""
@@ -77,6 +85,10 @@ class Worker:
         if needs.cores > self.cores - cores:
             free = self.cores - cores
             found.append("cores: needs %d, %d free" % (needs.cores, max(free, 0)))
+        return found + self._lacks_beside(needs, memory, disk)
+
+    def _lacks_beside(self, needs: Needs, memory: int, disk: int) -> List[str]:
+        found = []
         free = self.memory - memory
         if self.free_memory is not None:
             free = min(free, self.free_memory - self.granted_since)
@@ -85,6 +97,28 @@ class Worker:
         if needs.disk > self.free_disk - disk:
             found.append(sizes("disk", needs.disk, "free", self.free_disk - disk))
         return found
+
+    def note_end(self, run: Run) -> None:
+        """Learn from a run that is over here whether the next may be short."""
+        if run.phase is Phase.ENDED and float(run.detail.get("took", 0.0)) <= SHORT_S:
+            self._short_runs += 1
+        elif run.phase is Phase.ENDED or run.detail.get("why") == BEHIND:
+            self._short_runs, self._ahead_until = 0, float("-inf")
+
+    def has_room_ahead(self, needs: Needs, alone: bool, now: float) -> bool:
+        """Say whether such a task may be granted ahead of its core."""
+        if self._short_runs >= SHORT_RUNS:
+            self._short_runs, self._ahead_until = 0, now + AHEAD_S
+        _, memory, disk = self.used()
+        kinds = [*self.runs.values(), (needs, alone)]
+        return (
+            now < self._ahead_until
+            and not (self.draining or self.away or self.stuck)
+            and fits_ahead(kinds, self.cores)
+            and not (needs.files or needs.conditions)
+            and not self.lacks(needs)
+            and not self._lacks_beside(needs, memory, disk)
+        )
 
     def why_not(self, record: Record, now: float) -> List[str]:
         """Say all that keeps a waiting task from here now; empty: it fits."""
@@ -113,6 +147,12 @@ class Worker:
             or self.cores <= sum(needs.cores for needs, _ in self.runs.values())
             or any(lonely for _, lonely in self.runs.values())
         )
+
+
+def fits_ahead(kinds: List[Tuple[Needs, bool]], cores: int) -> bool:
+    """Say whether so many cores may hold these runs (needs, alone), some ahead."""
+    is_each_small = all(needs.cores == 1 and not alone for needs, alone in kinds)
+    return is_each_small and len(kinds) <= 2 * cores
 
 
 class Why(NamedTuple):

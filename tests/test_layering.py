@@ -17,7 +17,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
-        "conditions record decoding taskqueue workers waits probation matching effects "
+        "conditions record effects decoding taskqueue workers waits probation matching "
         "facts component deaths blame mesh replica durable hands coordinator room "
         "whereabouts ghosts roster adding purge peers reasons node clairvoyants "
         "reports ghostnode letters".split(),

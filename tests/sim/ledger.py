@@ -45,6 +45,7 @@ class Life:
         self.key = key
         self.process = process
         self.begun = t
+        self.cores = 1
         self.ended: Any = None  # None: it still runs
         self.fate = ""  # "0", "1", why it was killed, or "died"
 
@@ -91,12 +92,20 @@ class Ledger:
             self.attachments.on_start(run, key)
         else:
             self._check_copies(process, run, key)
+        taken = sum(
+            life.cores
+            for life in self.lives.values()
+            if life.process is process and life.ended is None
+        )
+        cores = record.needs.cores
+        self.check(taken + cores <= process.host.cores, "D2", "no core for " + run)
         former = self.of_task.setdefault(key, [])
         if self.is_healthy:
             for life in former:
                 over = not life.is_alive(t) and life.fate != "0"
                 self.check(over, "D2", "%s runs as %s too" % (run, life.run))
         life = self.lives[run] = Life(run, key, process, t)
+        life.cores = cores
         former.append(life)
 
     def on_fsync(self, host: "Host", batch: core.Persist) -> None:
@@ -155,6 +164,7 @@ class Ledger:
             elif not any(_is_final(p, life) for p in others):
                 life.fate = "died"  # It took the news of the end with it.
         process.sandbox.runs.clear()
+        process.sandbox.ahead.clear()
         self.attachments.on_death(process)
         if not is_ghost:
             self.promises.on_crash(process.host)

@@ -34,6 +34,7 @@ WRITE_SEQ = 0  # of batches that nobody waits for
 DRIFT = 0.005  # a clock gains or loses up to this much of a second each second
 WALL_S = 315e6  # wall clocks are wrong by up to ten years
 MEMORY, DISK = 1 << 30, 1 << 40
+BEHIND_S = (0.1, 0.5)  # a run ahead waits this long; the virtual ones take longer
 
 
 class Host:
@@ -93,14 +94,29 @@ class Sandbox:
         self.owner = owner
         self.world = owner.world
         self.runs: Dict[str, str] = {}  # run key -> task key
+        self.ahead: Dict[str, Record] = {}  # run key -> what begins behind another
         self.told_by: Dict[str, float] = {}  # when a start has been told, at the latest
 
-    def start(self, run: str, record: Record) -> None:
-        """Start a run. The command is: seconds, exit code."""
+    def start(self, run: str, record: Record, ahead: int) -> None:
+        """Start a run now, or once fewer than `ahead` go on; that waits for no turn."""
         owner, rng, after = self.owner, self.world.rng, self.world.after
         if rng.random() < owner.host.refusal:
             after(0.01, owner.take, owner.step, core.RunRefused(run, "no room"))
-            return
+        elif ahead and len(self.runs) >= ahead:
+            self.ahead[run] = record
+            after(rng.uniform(*BEHIND_S), owner.take, self.refuse, run, core.BEHIND)
+        else:
+            self._begin(run, record)
+
+    def refuse(self, run: str, why: str) -> None:
+        """Take back what hasn't begun."""
+        if self.ahead.pop(run, None) is not None:
+            self.world.log("%s takes back %s" % (self.owner.host.name, run))
+            self.owner.step(core.RunRefused(run, why))
+
+    def _begin(self, run: str, record: Record) -> None:
+        """Let it begin. The command is: seconds, exit code, a third word if short."""
+        owner, rng, after = self.owner, self.world.rng, self.world.after
         seconds, status = record.command.split()[:2]
         self.world.ledger.on_start(owner, run, record)
         self.runs[run] = record.key
@@ -110,29 +126,34 @@ class Sandbox:
         )
         self.told_by[run] = self.world.t + delay
         after(delay, owner.take, owner.step, started)
-        after(0.03 + float(seconds), self.end, run, int(status), "")
+        took = 0.01 if record.command.split()[2:] else 1.0
+        after(0.03 + float(seconds), self.end, run, int(status), "", took)
 
     def kill(self, effect: core.Kill) -> None:
         """Stop a run; its end follows."""
-        if effect.run in self.runs:
+        if effect.run in self.ahead:
+            self.world.after(0.001, self.refuse, effect.run, effect.cause)
+        elif effect.run in self.runs:
             self.world.ledger.on_kill(self.owner, effect)
             delay = self.world.rng.uniform(0.01, min(effect.grace_s, 1.0))
             at = max(self.world.t + delay, self.told_by[effect.run])
             self.world.at(at, self.end, effect.run, 143, effect.cause)
 
-    def end(self, run: str, status: int, cause: str) -> None:
+    def end(self, run: str, status: int, cause: str, took: float = 1.0) -> None:
         """A task's processes are all gone."""
         owner = self.owner
         if not owner.is_alive() or run not in self.runs:
             return
         if owner.host.is_asleep:
-            self.world.after(0.1, self.end, run, status, cause)
+            self.world.after(0.1, self.end, run, status, cause, took)
             return
         del self.runs[run]
         self.world.ledger.on_end(run, status, cause)
         at, end = owner.host.wall(), owner.host.wall()
         out = owner.output(run)
-        ended = core.RunEnded(run, status, cause, at, end, 1.0, out, [0, ""])
+        ended = core.RunEnded(run, status, cause, at, end, took, out, [0, ""])
+        for first in list(self.ahead)[:1]:
+            self._begin(first, self.ahead.pop(first))
         owner.take(owner.step, ended)
 
 
@@ -292,7 +313,7 @@ class Process:
         self.world.after(0.005, self.take, self.step, facts)
 
     def _start(self, effect: core.Start) -> None:
-        self.sandbox.start(effect.run, effect.record)
+        self.sandbox.start(*effect[:2], effect.ahead)
 
     def _kill(self, effect: core.Kill) -> None:
         self.sandbox.kill(effect)

@@ -92,7 +92,7 @@ def _nobody_is_stale(self: Any, record: Any, run_key: str) -> None:
 
 
 def _beside_another(self: Any, record: Any, run_key: str) -> None:
-    self._has_room = lambda record: True  # it would hand back one of the two
+    self._has_room = lambda record: (True, False)  # else one of the two is handed back
     known, hands.runs_elsewhere = hands.runs_elsewhere, _never
     ANSWER_GRANT(self, record, run_key)
     hands.runs_elsewhere = known
@@ -139,6 +139,10 @@ def _slice_by_slice(self: Any, ticket: int, bulk: Any, keys: List[str]) -> None:
 
 def _note_nothing(self: Any, now: float) -> None:
     """A link that dropped out goes on as if nothing had been."""
+
+
+def _all_have_a_core(self: Any, record: Any) -> Tuple[bool, bool]:
+    return True, False
 
 
 ANSWER_GRANT = hands.Hands._answer_grant
@@ -198,7 +202,7 @@ MUTATIONS: Dict[str, Mutation] = {
         *(coordinator, "START_S", 0.0),
         (
             122,
-            194,
+            285,
             "a_node_that_comes_back_waits_for_those_it_knew",
         ),
     ),
@@ -214,6 +218,13 @@ MUTATIONS: Dict[str, Mutation] = {
         (
             4382,
             "grants_that_a_pause_kept_back_are_not_started_beside_those_of_another",
+        ),
+    ),
+    "what is granted ahead of its core begins at once": Mutation(
+        *(hands.Hands, "_has_room", _all_have_a_core),
+        (
+            2,
+            6,
         ),
     ),
     "a pause isn't noticed": Mutation(
@@ -302,7 +313,7 @@ MUTATIONS: Dict[str, Mutation] = {
         *(replica.Replica, "touch", _told_to_one),
         (
             1,
-            10,
+            17,
         ),
     ),
     "a link that dropped out counts again": Mutation(
