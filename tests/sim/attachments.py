@@ -7,7 +7,8 @@ virtual machines; asks a core only what it holds, and whom it takes for linked.
     D10  STORED is said of an end only when it is durable as an add would be; a ghost
          forgets an end only then
     D12  a run of a ghost is called lost after its EOF and 1.2 s, or 15 s after its
-         clairvoyant's EOF, or 5 + 15 s of silence; never while a comrade hears it.
+         clairvoyant's or its relay's EOF, or 5 + 15 s of silence; never while a comrade
+         hears it.
          A ghost is attached 5 s after EOF, 10 s after silence begins, and what it has
          to report is known 5 s later. What its disk has is never lost.
 
@@ -73,6 +74,7 @@ class Attachments:
         self._heard: Dict[str, Dict[str, float]] = {}  # ghost -> comrade -> when
         self._deaths: Dict[str, Death] = {}
         self._reset_at: Dict[str, float] = {}  # ghost's machine -> when
+        self._relay_died: Dict[str, float] = {}  # comrade -> when
         self._durable: Dict[str, Set[str]] = {}  # run -> comrades' disks
         self._frames: Dict[Any, Tuple[float, List[Tuple[str, str]]]] = {}
         self._keys: Set[str] = set()  # tasks of which a run ended on a ghost
@@ -98,6 +100,10 @@ class Attachments:
     def on_reset(self, *names: str) -> None:
         """A link between two machines was reset."""
         self._reset_at.update(dict.fromkeys(names, self.world.t))
+
+    def on_relay_killed(self, comrade: Any) -> None:
+        """Its links are gone at once: there is no silence to wait for."""
+        self._relay_died[comrade.writer] = self.world.t
 
     def on_death(self, process: Any) -> None:
         """A process has ended: what was under way may have reached its disk."""
@@ -259,6 +265,7 @@ class Attachments:
         if last:
             at, writer = max(last)
             is_silent = death is not None and death.was_attached  # else it is known
+            is_silent = is_silent and self._relay_died.get(writer, 0.0) < at
             silence = SILENT_S if writer in ours and is_silent else 0.0
             is_late = t - at >= (GONE_SILENT_S + silence) * CLOCKS
             text = "%s is lost: %s is silent for %.1f s" % (run, name, t - at)

@@ -131,6 +131,7 @@ class World:
         process = self.hosts[name].process
         if process is not None and process.desk.relay is not None:
             self.log("kill the relay of " + name)
+            self.ledger.attachments.on_relay_killed(process)
             process.desk.end(is_reset=self.rng.random() < RESET)
 
     def end_process(self, process: Process, is_clean: bool) -> None:
