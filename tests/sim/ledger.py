@@ -14,7 +14,7 @@ real disk is as disks.py says; S3 as laws test_merge.py; the rest of S12 (socket
 memory) test_links.py and the benchmarks.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List, Set
 
 from attachments import Attachments
 from copies import FINISHED, Copies, runs_at
@@ -62,6 +62,7 @@ class Ledger:
         self.is_healthy = False  # D2 holds: nothing but single deaths and joins
         self.is_prompt = True  # no process was paused, no clock jumped
         self.lives: Dict[str, Life] = {}
+        self.ahead: Set[str] = set()  # runs that were told to wait for a core
         self.of_task: Dict[str, List[Life]] = {}
         self.last_death = -COPY_S
         self.copies = Copies(self)
@@ -78,6 +79,12 @@ class Ledger:
 
     # --- tasks --------------------------------------------------------------------
 
+    def on_ahead(self, process: Any, run: str, key: str) -> None:
+        """A run may begin from now on, whatever links come up meanwhile."""
+        self.ahead.add(run)
+        if process.host.name in self.world.hosts:
+            self._check_copies(process, run, key)
+
     def on_start(self, process: Any, run: str, record: Record) -> None:
         """A machine starts a run."""
         t, key = self.world.t, record.key
@@ -90,7 +97,7 @@ class Ledger:
         self.check(here.state not in FINISHED, "S10", "%s is %s" % (key, here.state))
         if process.host.name in self.world.ghosts:
             self.attachments.on_start(run, key)
-        else:
+        elif run not in self.ahead:
             self._check_copies(process, run, key)
         taken = sum(
             life.cores

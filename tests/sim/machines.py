@@ -104,6 +104,7 @@ class Sandbox:
             after(0.01, owner.take, owner.step, core.RunRefused(run, "no room"))
         elif ahead and len(self.runs) >= ahead:
             self.ahead[run] = record
+            self.world.ledger.on_ahead(owner, run, record.key)
             after(rng.uniform(*BEHIND_S), owner.take, self.refuse, run, core.BEHIND)
         else:
             self._begin(run, record)
