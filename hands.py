@@ -123,9 +123,12 @@ class Hands:
 
     def _has_room(self, record: Record) -> Tuple[bool, bool]:
         """Say whether it fits beside what runs here, or behind; a grant may be mad."""
-        found = (self.queue.records.get(key) for key in self.mine.values())
-        all_of_them = [record, *(one for one in found if one is not None)]
-        kinds = [(one.needs, is_lonely(one)) for one in all_of_them]
+        kinds = [(record.needs, is_lonely(record))]
+        for key in self.mine.values():
+            other = self.queue.records.get(key)
+            if other is None:
+                return False, False  # purged: on its way out, and nobody knows its size
+            kinds.append((other.needs, is_lonely(other)))
         is_alone = len(kinds) == 1 or not any(alone for _, alone in kinds)
         has_core = sum(needs.cores for needs, _ in kinds) <= self.cores
         may_wait = fits_ahead(kinds, self.cores) and not record.needs.files

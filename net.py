@@ -47,7 +47,7 @@ from wire import (
 
 HEARTBEAT_INTERVAL_S = 1.0  # each costs some 150 bytes a link
 SUSPECT_S = 3.0  # two heartbeats lost, and one late
-DEAD_S = 5.0  # without a valid frame; also TCP_USER_TIMEOUT
+DEAD_S = 4.8  # without a valid frame, also TCP_USER_TIMEOUT: 5 s with what follows
 DIAL_TIMEOUT_S = 1.0  # a LAN answers in 1 ms; a lost SYN would be sent again then
 HANDSHAKE_S = 3.0  # in all, from accept or connect: a drip of bytes gains nothing
 LEAVE_S = 1.0  # for a BYE to be taken; D13 and CONTRACT stop a node within 2 s

@@ -211,3 +211,18 @@ def test_what_is_deleted_before_it_began_is_taken_back() -> None:
     assert [kill.run for kill in scene.kills] == [last.run]
     scene.refuse(last.run, scene.kills[0].cause)
     assert [run.phase for run in last.record.runs.values()] == [Phase.RETURNED]
+
+
+def test_what_is_purged_while_it_is_stopped_leaves_no_room_until_it_is_gone() -> None:
+    scene = Scene()
+    scene.add(1)
+    (running,) = scene.going()
+    scene.node.queue.forget([running.record.key])
+    scene.settle()
+    assert [kill.run for kill in scene.kills] == [running.run]
+    scene.add(1)
+    assert scene.going() == [running]
+    scene.refuse(running.run, scene.kills[0].cause)
+    scene.now += 1.0  # it was handed back: it is tried again
+    scene.settle()
+    assert len(scene.going()) == 1

@@ -22,6 +22,7 @@ from copies import is_covered, runs_at
 
 import effects as core
 from deaths import GONE_EOF_S, GONE_SILENT_S
+from net import DEAD_S
 from record import FINAL, Phase, Run, run_order
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ COPY_S = 2.95  # a grant to an own ghost may go without its second copy after 3 
 ALONE_S = (
     1.85  # an end may be durable here alone after 1.9 s, or when all others refuse
 )
-SILENT_S = 5.0
 CLOCKS = 0.98  # two clocks, one slow and one fast, measure so much of a time
 EOF_S, SILENCE_S, REPORT_S = 5.0, 10.0, 5.0  # D12
 SLOW_S = 4.0  # more, where a frame takes up to 0.5 s: a dial and four frames
@@ -266,7 +266,7 @@ class Attachments:
             at, writer = max(last)
             is_silent = death is not None and death.was_attached  # else it is known
             is_silent = is_silent and self._relay_died.get(writer, 0.0) < at
-            silence = SILENT_S if writer in ours and is_silent else 0.0
+            silence = DEAD_S if writer in ours and is_silent else 0.0
             is_late = t - at >= (GONE_SILENT_S + silence) * CLOCKS
             text = "%s is lost: %s is silent for %.1f s" % (run, name, t - at)
             self.check(is_late, "D12", text)

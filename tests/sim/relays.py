@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 from wires import Wire
 
 import effects as core
+from net import DEAD_S
 from relay import FRESH_S, WAIT_S
 from relaying import IDLE_S
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 START_S = (0.1, 0.4)  # until a relay has started and reached its main
 EXCHANGE_S = (0.0005, 0.003)  # from relay to main, or back
-SILENT_S = 5.0  # of a ghost: its link is dead
 NEAR_S = 1e-6  # `World.at` rounds up to a tick, as well as floats can
 
 
@@ -73,14 +73,14 @@ class Relay:
         self.wires[peer] = wire
         self.heard[peer] = self.world.t
         wire.open(self)
-        self.world.after(SILENT_S, self._look, peer)
+        self.world.after(DEAD_S, self._look, peer)
 
     def _look(self, peer: str) -> None:
         if not self.is_alive() or peer not in self.wires:
             return
         if self.host.is_asleep:  # all stands still; so it accuses nobody
             self.heard[peer] = self.world.t
-        due = self.heard[peer] + SILENT_S
+        due = self.heard[peer] + DEAD_S
         if self.world.t >= due - NEAR_S:
             self._lose(peer, "silent")
         else:
