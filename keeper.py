@@ -11,9 +11,10 @@ sandbox.py import it for the process table.
              +--- two FIFOs for each -----+     +-- the task: bash -c, and its orphans
                                       +-- keeper ...
 
-A *keeper* runs one task after the other: told by a line, it sources the few lines that
+A *keeper* runs one task after the other: told by a word, it sources the few lines that
 shells.py made, or evaluates the one line of a plain command (taskscript.py), waits, and
-reports the status. What a task leaves behind becomes the keeper's child,
+reports the status. It has the files of two tasks, its slots, so that the next can be
+given to it while one runs. What a task leaves behind becomes the keeper's child,
 whatever it did to its session and environment, and the watcher's if the task killed its
 keeper. At EOF of its pipe (the node has died, or closed it) the watcher kills all that
 is below itself. Both start by way of this file, which executes what it stands for: no
@@ -46,16 +47,28 @@ PR_SET_CHILD_SUBREAPER = 36
 CGROUPS = "/sys/fs/cgroup"  # where all systems have them
 REMOVE_TRIES = 40  # of a cgroup: the last of its processes is just ending
 
-# $1: the file to source, which starts one job in the background and turns job control
-# off again; + says that its line is to be evaluated: then bash's own messages name no
-# file. On, it gives the task a process group and default signals; while the task
-# is waited for it is off, else one that stops itself would seem to have ended. This
-# bash adds one to SHLVL, and takes it off again where it executes the task's.
+# $1: how the names of its files begin. A word is a digit: of the slot whose file is to
+# be sourced, which starts one job in the background and turns job control off again; or
+# 2 more: then its line is evaluated, for bash's own messages to name no file. Job
+# control gives the task a process group and default signals; while the task is waited
+# for it is off, else one that stops itself would seem to have ended. This bash adds one
+# to SHLVL, and takes it off again where it executes the task's.
+#
+# What ended with a status below 129 and left nothing below this bash is over. Else
+# there is something to do for the node: until its g all words are dropped.
 KEEPER = (  # one line: its number stands in what bash tells of a task
-    'echo "up $$"; while read -r _leoronic_task; do set -m; '
-    'if [[ -z $_leoronic_task ]]; then . "$1" || exit; '
-    'else IFS= read -r _leoronic_task <"$1" && eval "$_leoronic_task" || exit; fi; '
-    'wait $!; echo "ended $?"; done'
+    'echo "up $$"; set -- "$1" /proc/$$/task/$$/children; '
+    '[[ -r $2 ]] || set -- "$1" ""; '
+    "while read -r -n1 _leoronic_task; do "
+    "[[ $_leoronic_task == [0-3] ]] || continue; set -m; "
+    'if [[ $_leoronic_task == [01] ]]; then . "$1.$_leoronic_task.feed" || exit; '
+    'else IFS= read -r _leoronic_task <"$1.$((_leoronic_task - 2)).feed" && '
+    'eval "$_leoronic_task" || exit; fi; '
+    'wait $!; set -- "$1" "$2" "$?"; '
+    'if [[ $3 -lt 129 && -n $2 ]] && { read -r _leoronic_task <"$2"; '
+    '[[ -z $_leoronic_task ]]; }; then echo "ended $3"; else echo "left $3"; '
+    "while read -r -n1 _leoronic_task && [[ $_leoronic_task != g ]]; do :; done; fi; "
+    "done"
 )
 
 # Reads the keepers to start; "$@" is this file as a script. At EOF it becomes the
@@ -319,14 +332,14 @@ def _become_keeper(base: str, directory: str, umask: int, bash: str) -> None:
         with open(os.path.dirname(base) + "/environ", "rb") as file:
             entries = file.read().split(b"\0")[:-1]
         fds = [os.open(base + ".do", os.O_RDONLY), report]
-        for name in (".notes", ".out0", ".err0"):
+        for name in (".notes", ".out0", ".err0", ".out1", ".err1"):
             fds.append(os.open(base + name, os.O_WRONLY | os.O_APPEND))
         os.chdir(directory)
         os.umask(umask)
         for target, fd in enumerate(fds):  # a source is never below a later target
             os.dup2(fd, target)
         report = 1
-        argv = ["bash", "-p", "-c", KEEPER, "bash", base + ".feed", "leoronic-keeper"]
+        argv = ["bash", "-p", "-c", KEEPER, "bash", base, "leoronic-keeper"]
         os.execve(bash, argv, dict(entry.split(b"=", 1) for entry in entries))
     except OSError as error:
         why = f"! {error.filename or bash}: {error.strerror}\n"

@@ -8,7 +8,8 @@ How it works. A run goes
 
     PLACING files -> WAITING for a shell -> RUNNING -> ENDING -> CLEARING files
 
-where ENDING is that what it started is stopped; what a run doesn't need it skips.
+where ENDING is that what it started is stopped; what a run doesn't need it skips. Or it
+is AHEAD: its keeper has a word to run it once another run, its former, is over.
 `tick` does what is due: time-outs, and a look each 10 to 50 ms while a run is ENDING.
 No method blocks but `clean_up` and `close`: what touches the disk is done aside, by one
 thread for shells and one for files.
@@ -17,6 +18,10 @@ Invariants:
 1. D13: a run is reported as ended only when all that it started is gone (zombies are).
 2. A run that was told to stop never reports exit 0: 143 stands in for it.
 3. kill -9 of this process takes all tasks with it, by way of the watcher.
+4. A run AHEAD is refused only when its word was taken back, will be dropped (the former
+   left something), or can't be read any more (the keeper is lost). Where the keeper has
+   the word, what it reported before is heard first: so that run has begun, or was
+   dropped. Before a former is made to end, what is behind it is dealt with in this way.
 
 Not done here: limits on memory and processor time, keeping outputs, choosing what runs.
 """
@@ -25,154 +30,49 @@ import functools
 import os
 import signal
 import time
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Set,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from excess import Excess
 from keeper import Process, below, leftovers, processes, signal_all
 from machine import is_program, which
-from places import Places, Worker, raw, renames, unique_name
+from places import Places, Worker, renames, unique_name
 from points import point
+from runs import (
+    LATE,
+    NO_OUTPUT,
+    PRESS_LAST_S,
+    SMALL_OUTPUT_BYTES,
+    Ended,
+    Event,
+    Job,
+    Output,
+    Refused,
+    Run,
+    Started,
+    script_of,
+    take_all,
+)
 from shells import Keeper, Shells, Told, Watcher, tried
-from taskscript import Scripts, cause_of
+from slots import Slot
+from taskscript import Scripts
 
-SMALL_OUTPUT_BYTES = 64 * 1024  # handed over in memory; more stays in a file
-COMMAND_BYTES_MAX = 128 * 1024 - 1  # Linux: MAX_ARG_STRLEN, with the NUL
 END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
 DISK_S = 3.0  # a start that the disk holds up for longer is for another node
+AHEAD_S = 0.1  # a run that waited so long for the one before it is for another core
 STARTED_S = 0.005  # a start is told with what comes next, or so long after
-PRESS_FIRST_S, PRESS_LAST_S = 0.01, 0.05  # between two looks at what is being ended
 CLEAN_UP_S, CLEAN_UP_PAUSE_S = 5.0, 0.01  # leftovers have this long to go
 KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 USER_UMASK = os.umask(0o077)  # read as early as can be: the node sets its own
 os.umask(USER_UMASK)
 
-__all__ = ["Sandbox", "renames", "unique_name"]
-
-
-class Job(NamedTuple):
-    """A run to start. `files`: (name as the user gave it, digest, size, mode)."""
-
-    run: str
-    command: str
-    env: Dict[str, str]
-    files: Tuple[Tuple[str, str, int, int], ...] = ()
-    keep_names: bool = False
-    timeout: Optional[float] = None
-
-
-class Output(NamedTuple):
-    """`data` if it is small, else `path`: a file that the receiver moves away."""
-
-    size: int
-    data: Optional[bytes]
-    path: str
-
-
-class Started(NamedTuple):
-    run: str
-    at: float  # wall clock
-
-
-class Refused(NamedTuple):
-    """It never started, and nothing of it is left."""
-
-    run: str
-    why: str
-
-
-class Ended(NamedTuple):
-    """`exit` is 0..255, `began` and `ended` are wall clock, `took` is seconds."""
-
-    run: str
-    exit: int
-    cause: str  # '', or 'signal KILL', 'time-out after 90s', what `kill` was given
-    began: float
-    ended: float
-    took: float
-    out: Output
-    err: Output
-
-
-Event = Union[Started, Refused, Ended]
+__all__ = ["LATE", "NO_OUTPUT", "Ended", "Event", "Job", "Output", "Refused"]
+__all__ += ["SMALL_OUTPUT_BYTES", "Sandbox", "Started", "renames", "unique_name"]
 
 
 def _clock() -> float:
     """Seconds that go on while the machine is suspended, where the system has them."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Run:
-    """One job on its way."""
-
-    def __init__(self, job: Job, script: bytes, is_plain: bool) -> None:
-        self.job = job
-        self.script, self.is_plain = script, is_plain
-        self.state = "PLACING"
-        self.keeper: Optional[Keeper] = None
-        self.late = ""  # what it waits for, in words
-        self.cause = ""  # why it was told to stop, or how it died
-        self.exit: Optional[int] = None
-        self.due: Optional[float] = None  # when `tick` must look at it
-        self.kill_at = 0.0
-        self.pause = PRESS_FIRST_S
-        self.asked: Set[int] = set()  # processes that got their TERM
-        self.foreign: Set[int] = set()  # another user's, which we may not kill
-        self.began = self.ended = 0.0  # wall clock
-        self.began_clock = self.took = 0.0
-
-
-def _script(job: Job, scripts: Scripts) -> Tuple[bytes, bool]:
-    """What a keeper must do for the job, and whether it is a plain script.
-
-    ValueError tells why it can't be done.
-    """
-    names = [file[0] for file in job.files]
-    command = job.command
-    if names and not job.keep_names:
-        command, _ = renames(
-            command, names, lambda i: unique_name(job.run, i, names[i])
-        )
-    size = len(raw(command))
-    if size > COMMAND_BYTES_MAX:
-        raise ValueError(
-            f"the command has {size} bytes; the system passes {COMMAND_BYTES_MAX}"
-            " at most; put it into a file and run that"
-        )
-    environ = {**job.env, "LEORONIC_RUN": job.run}
-    script, is_plain = scripts.make(raw(command), environ)
-    if b"\0" in script:
-        raise ValueError("a NUL byte is in the command; no program can be given one")
-    return script, is_plain
-
-
-NO_OUTPUT = Output(0, b"", "")
-
-
-def _take(keeper: Keeper, name: str) -> Output:
-    size, data, path = keeper.take_output(name, SMALL_OUTPUT_BYTES)
-    return Output(size, None if path else data, path)
-
-
-def _take_all(
-    keeper: Keeper, status: int, excess: Excess
-) -> Tuple[Output, Output, str]:
-    """Take what a run has left in its keeper: out, err, and of what it died."""
-    excess.cut_long_ones([keeper.output_path(name) for name in ("out", "err")])
-    was_signalled = status > 128 and keeper.was_signalled()
-    cause = cause_of(status, was_signalled)
-    return _take(keeper, "out"), _take(keeper, "err"), cause
 
 
 class Sandbox:
@@ -243,18 +143,26 @@ class Sandbox:
             except OSError:  # it may hurt the next start, not this one
                 pass
 
-    def start(self, job: Job) -> None:
-        """Start a run: Started or Refused follows as an event, and Ended at its end."""
+    def start(self, job: Job, ahead: int = 0) -> None:
+        """Start a run: Started or Refused follows as an event, and Ended at its end.
+
+        `ahead`, if not 0: behind another, unless fewer than that go on; without files.
+        """
         try:
             if self._is_stopping:
                 raise ValueError("its node stops")
             if job.run in self._runs:
                 raise ValueError("it runs already")
-            run = Run(job, *_script(job, self._scripts))
+            run = Run(job, *script_of(job, self._scripts))
         except ValueError as error:
             self._tell(Refused(job.run, str(error)))
             return
+        going = [r for r in self._runs.values() if r.state not in ("AHEAD", "CLEARING")]
+        is_behind = 0 < ahead <= len(going)
         self._runs[job.run] = run
+        if is_behind:
+            self._launch_behind(run)
+            return
         if not job.files:
             self._launch(run)
             return
@@ -275,6 +183,10 @@ class Sandbox:
     def kill(self, run: str, cause: str, grace_s: float) -> None:
         """TERM now, KILL after the grace. Ended, or Refused, tells the cause."""
         found = self._runs.get(run)
+        if found and found.state == "AHEAD":
+            self._take_back(found, cause)
+        elif found and found.behind:
+            self._take_back(found.behind, LATE)
         if not found or found.state == "CLEARING":
             return
         if found.state == "ENDING":
@@ -289,7 +201,11 @@ class Sandbox:
         due = [r for r in self._runs.values() if r.due is not None and r.due <= now]
         known: Dict[int, Process] = {}
         for run in due:
-            if run.state == "RUNNING":
+            if run.due is None or run.due > now:
+                continue  # what was done for another has changed it
+            if run.state == "AHEAD":
+                self._take_back(run, LATE)
+            elif run.state == "RUNNING":
                 cause = f"time-out after {run.job.timeout:g}s"
                 self.kill(run.job.run, cause, END_GRACE_S)
             elif run.state == "WAITING" and run.keeper:
@@ -298,7 +214,8 @@ class Sandbox:
                 known = known or processes()
                 self._press(run, known, now)
         dues = [run.due for run in self._runs.values()]
-        outputs = [k.output_path(name) for k in self._in for name in ("out", "err")]
+        slots = [run.slot for run in self._in.values() if run.slot]
+        outputs = [path for slot in slots for path in slot.output_paths()]
         dues.append(self._excess.look(now, outputs))
         if self._tell_at is not None:
             dues.append(max(now, self._tell_at))
@@ -316,7 +233,7 @@ class Sandbox:
     def stop(self, grace_s: float = 1.0) -> None:
         """End all runs and refuse new ones."""
         self._is_stopping = True
-        for run in list(self._runs):
+        for run in [*self._runs][::-1]:  # what is behind another first
             self.kill(run, "its node stops", grace_s)
 
     def close(self) -> None:
@@ -332,7 +249,8 @@ class Sandbox:
         """Return the file in which a run's `out` or `err` gathers while it runs."""
         found = self._runs.get(run)
         if found and found.keeper and found.state in ("RUNNING", "ENDING"):
-            return found.keeper.live_path(name)
+            assert found.slot
+            return found.keeper.live_path(found.slot, name)
         return None
 
     def has_file(self, path: str) -> bool:
@@ -360,8 +278,62 @@ class Sandbox:
         if run.keeper.pid:
             self._on_up(run.keeper)
 
-    def _wait(self, run: Run, most_s: float, late: str) -> None:
-        run.state, run.late, run.due = "WAITING", late, self._clock() + most_s
+    def _wait(self, run: Run, most_s: float, late: str, state: str = "WAITING") -> None:
+        run.state, run.late, run.due = state, late, self._clock() + most_s
+
+    def _occupy(self, run: Run, keeper: Keeper) -> Slot:
+        slot = keeper.free_slot()
+        assert slot
+        slot.is_busy = True
+        run.keeper, run.slot = keeper, slot
+        return slot
+
+    # -- ahead
+
+    def _launch_behind(self, run: Run) -> None:
+        """Give it to the keeper that is the likeliest to be free soon."""
+        fit = []
+        if not run.job.files and not tried(self._shells.check_directory):
+            fit = [f for f in self._in.values() if f.may_be_followed()]
+        if not fit:
+            self._refuse(run, LATE)
+            return
+        long_ago = self._clock() - AHEAD_S  # such a run is none of the short ones
+        former = min(fit, key=lambda f: (f.began_clock < long_ago, f.began_clock))
+        keeper = former.keeper
+        assert keeper
+        slot = self._occupy(run, keeper)
+        former.behind = run
+        why = tried(lambda: slot.load(run.script, run.is_plain))
+        if why:
+            self._refuse(run, why)
+            return
+        self._wait(run, AHEAD_S, LATE, "AHEAD")
+        self._go(keeper, slot)
+
+    def _take_back(self, run: Run, why: str) -> None:
+        """Refuse a run that is ahead, unless its keeper tells that it is no more."""
+        assert run.keeper
+        run.late = why
+        if not run.keeper.take_back():
+            self._shells.hear(run.keeper)
+        if run.state == "AHEAD":
+            self._refuse(run, why)
+
+    @staticmethod
+    def _go(keeper: Keeper, slot: Slot) -> None:
+        point("before start")
+        keeper.go(slot)
+        point("after start")
+
+    def _begin(self, run: Run) -> None:
+        assert run.slot
+        run.slot.on_begun()
+        run.state = "RUNNING"
+        run.began, run.began_clock = self._wall(), self._clock()
+        timeout = run.job.timeout
+        run.due = None if timeout is None else run.began_clock + timeout
+        self._tell(Started(run.job.run, run.began), run.began_clock + STARTED_S)
 
     # -- what its shell tells
 
@@ -375,38 +347,41 @@ class Sandbox:
             self._refuse(run, run.cause)
             return
         self._wait(run, DISK_S, "the disk of its node doesn't answer")
+        slot = self._occupy(run, keeper)
 
         def load() -> str:
-            return tried(lambda: keeper.load(run.script, run.is_plain))
+            return tried(lambda: slot.load(run.script, run.is_plain))
 
-        if keeper.is_quick:
-            self._on_loaded(run, keeper, load())
+        if slot.is_quick:
+            self._on_loaded(run, keeper, slot, load())
         else:
-            self._clerk.do(load, lambda why: self._on_loaded(run, keeper, why))
+            self._clerk.do(load, lambda why: self._on_loaded(run, keeper, slot, why))
 
-    def _on_loaded(self, run: Run, keeper: Keeper, why: str) -> None:
+    def _on_loaded(self, run: Run, keeper: Keeper, slot: Slot, why: str) -> None:
         if run.state != "WAITING":
             return  # it was given up: that took too long
         if run.cause or why:
             self._refuse(run, run.cause or why)
             return
-        point("before start")
-        keeper.go()
-        point("after start")
-        run.state = "RUNNING"
-        run.began, run.began_clock = self._wall(), self._clock()
-        timeout = run.job.timeout
-        run.due = None if timeout is None else run.began_clock + timeout
-        self._tell(Started(run.job.run, run.began), run.began_clock + STARTED_S)
+        self._go(keeper, slot)
+        self._begin(run)
 
-    def _on_status(self, keeper: Keeper, status: int) -> None:
+    def _on_status(self, keeper: Keeper, status: int, is_left: bool) -> None:
+        """Its task is over. Unless it `is_left` to look here, all of it is."""
         run = self._in.get(keeper)
-        if not run or run.state == "WAITING":
+        if not run or run.state not in ("RUNNING", "ENDING"):
             return  # it is a task that wrote there
         if run.cause and status == 0:
             status = STOPPED_EXIT
         self._note_end(run, status, "")
-        if run.state == "ENDING":
+        if is_left:
+            self._drop_behind(run)
+        behind, run.behind = run.behind, None
+        if behind:
+            self._in[keeper] = behind
+            self._finish(run, keeper)
+            self._begin(behind)
+        elif run.state == "ENDING":
             run.due = self._clock()
         elif keeper.may_have_children():
             self._end(run, END_GRACE_S)
@@ -415,6 +390,7 @@ class Sandbox:
 
     def _on_lost(self, keeper: Keeper, why: str) -> None:
         run = self._in[keeper]
+        self._drop_behind(run)
         if run.state == "WAITING":
             self._refuse(run, run.cause or why)
             return
@@ -422,6 +398,11 @@ class Sandbox:
             self._note_end(run, KILLED_EXIT, "its shell was killed")
         if run.state == "RUNNING":
             self._end(run, END_GRACE_S)
+
+    def _drop_behind(self, run: Run) -> None:
+        """Refuse what is behind it: its keeper will never run that."""
+        if run.behind:
+            self._refuse(run.behind, run.behind.late)
 
     def _note_end(self, run: Run, exit: int, cause: str) -> None:
         run.exit, run.cause = exit, run.cause or cause
@@ -463,20 +444,22 @@ class Sandbox:
         """All that it started is gone: take its output."""
         assert run.exit is not None
         run.state, run.due, status = "CLEARING", None, run.exit
-        both = keeper.glance() if status <= 128 else None
+        slot = run.slot
+        assert slot
+        both = slot.glance() if status <= 128 else None
         if both is not None:
             out, err = (Output(len(data), data, "") for data in both)
-            self._on_taken(run, keeper, (out, err, ""))
+            self._on_taken(run, slot, (out, err, ""))
             return
         self._clerk.do(
-            lambda: _take_all(keeper, status, self._excess),
-            lambda taken: self._on_taken(run, keeper, taken),
+            lambda: take_all(keeper, slot, status, self._excess),
+            lambda taken: self._on_taken(run, slot, taken),
         )
 
-    def _on_taken(self, run: Run, keeper: Keeper, taken: Any) -> None:
+    def _on_taken(self, run: Run, slot: Slot, taken: Any) -> None:
         assert run.exit is not None
         if isinstance(taken, str):  # the disk is broken; the end counts all the same
-            keeper.is_last = True
+            slot.is_last = True
             taken = (NO_OUTPUT, NO_OUTPUT, f"its output can't be read: {taken}")
         out, err, cause = taken
         times = (run.began, run.ended, run.took)
@@ -487,11 +470,21 @@ class Sandbox:
     def _refuse(self, run: Run, why: str) -> None:
         self._conclude(run, Refused(run.job.run, why))
 
-    def _conclude(self, run: Run, event: Event) -> None:
-        """Release the keeper, and report once the files are removed."""
-        if run.keeper:
+    def _leave(self, run: Run) -> None:
+        """Let its keeper be, in which another may run now."""
+        current = self._in.get(run.keeper) if run.keeper else None
+        if current is run:
+            assert run.keeper
             del self._in[run.keeper]
             self._shells.release(run.keeper)
+        elif current and current.behind is run:
+            current.behind = None
+
+    def _conclude(self, run: Run, event: Event) -> None:
+        """Release the keeper, and report once the files are removed."""
+        if run.slot:
+            run.slot.is_busy = False
+        self._leave(run)
         run.state, run.due = "CLEARING", None
 
         def then(_: Any) -> None:

@@ -3,10 +3,10 @@
 Reason for this file beside sandbox.py: this is the seam where warm shells come in; what
 a run is, and when it is over, is sandbox.py's.
 
-Rules: knows of scripts, outputs and statuses, not of runs; keeper.py tells what these
-shells are and do, taskscript.py what they are fed. What touches the disk of the state
-directory is done `aside`, in a thread: one that hangs holds up its tasks, never the
-loop.
+Rules: knows of scripts and statuses, not of runs; keeper.py tells what these shells are
+and do, taskscript.py what they are fed, slots.py how, and where they print. What
+touches the disk of the state directory is done `aside`, in a thread: one that hangs
+holds up its tasks, never the loop.
 
 How it works: `Shells.lend` gives an idle keeper, or starts one; a keeper that is up is
 fed a `task_script`. What keepers report arrives as calls of the three functions that
@@ -14,10 +14,13 @@ the pool was made with. A keeper that is released waits for the next task, unles
 are more of them than cores, or something is wrong with it.
 
 Invariants:
-1. An output file is used again only while it is small; a large one is the caller's.
-   It is empty before the next task begins: cut at its end, or by its own shell.
-2. A keeper that has ended, or whose watcher has, gets no other task.
-3. Descriptors of a keeper are closed aside too, behind whatever still uses them.
+1. A keeper that has ended, or whose watcher has, gets no other task.
+2. Descriptors of a keeper are closed aside too, behind whatever still uses them.
+3. A word is one byte, for the keeper or back for the node, never both. At most one is
+   ahead of the keeper's task, and no other is written behind that.
+4. The keeper reports what has ended before it reads the next word. Whether that was a
+   clean end it decides alone; if not (`left`) it drops words until the node's g, which
+   comes with the first that is not ahead.
 """
 
 import os
@@ -27,14 +30,14 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 
 import keeper as script
 from keeper import Process, carries, living
-from taskscript import quote, split_environ
+from slots import Slot, new_file, remove
+from taskscript import SLOTS, split_environ
 
 Watch = Callable[[int, Callable[[], None]], None]
 Unwatch = Callable[[int], None]
 Aside = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 
-FEED_BYTES_KEPT = 64 * 1024  # a feed up to this size is overwritten, not cut
-GLANCE_BYTES = 4096  # of an output: so much is taken without another thread
+PIPE_BYTES = 64 * 1024  # what a pipe holds at most
 CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.005  # the watcher has this long to kill all below it
 IDLE_KEEPERS_MAX = os.cpu_count() or 1
 
@@ -48,41 +51,23 @@ def tried(job: Callable[[], None]) -> str:
     return ""
 
 
-def memory_file() -> int:
-    """Open a file that is on no disk and has a path; -1 if the system has none."""
-    try:
-        fd: int = os.memfd_create("feed")  # novm
-        os.fchmod(fd, 0o600)
-    except (AttributeError, OSError):
-        return -1
-    if os.path.exists(f"/proc/{os.getpid()}/fd/{fd}"):
-        return fd
-    os.close(fd)
-    return -1
-
-
 class Keeper:
     """One keeper, seen from the node. All but `read_reports` expects it to be up.
 
-    `make`, `take_output`, `was_signalled` and `close` are to be called aside, and
-    `load` too unless it `is_quick`.
+    `make`, `was_signalled` and `close` are to be called aside.
     """
 
     def __init__(self, base: str) -> None:
         """Know how the names of its files begin."""
         self.base = base
+        self.slots = [Slot(base, number) for number in range(SLOTS)]
         self.pid = 0  # until it is up
         self.is_watched = False  # for reports
         self.is_lost = False  # its shell has ended
         self.is_last = False  # it is not to be used again
-        self.is_quick = False  # to load it waits for no disk
+        self.is_held = False  # it waits to be told that its last task is over
         self._partial = b""  # a report that is not complete
-        self._fed = 0  # bytes in the feed
-        self._reopen = b""  # what the next script has to do first
-        self._is_cut = True  # nothing of a former task is in the outputs
-        self._word = b""  # how it is to take what was loaded
         self._children = -1
-        self._paths = {"out": base + ".out0", "err": base + ".err0"}
         self._fds: Dict[str, int] = {}
 
     def make(self) -> None:
@@ -91,28 +76,22 @@ class Keeper:
             os.mkfifo(f"{self.base}.{name}", 0o600)
         # RDWR: neither end waits for the other
         self._fds["do"] = os.open(self.base + ".do", os.O_RDWR | os.O_NONBLOCK)
-        feed = memory_file()
-        self.is_quick = feed >= 0
-        self._fds["feed"] = feed if feed >= 0 else self._make(self.base + ".feed")
-        if self.is_quick:
-            os.symlink(f"/proc/{os.getpid()}/fd/{feed}", self.base + ".feed")
-        self._fds["notes"] = self._make(self.base + ".notes")
-        for name, path in self._paths.items():
-            self._fds[name] = self._make(path)
+        self._fds["notes"] = new_file(self.base + ".notes")
+        for slot in self.slots:
+            slot.make()
         self._fds["did"] = os.open(self.base + ".did", os.O_RDONLY | os.O_NONBLOCK)
-
-    @staticmethod
-    def _make(path: str) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
     def fileno(self) -> int:
         """What becomes readable when there are reports."""
         return self._fds["did"]
 
     def read_reports(self) -> List[bytes]:
-        """Lines: `up PID`, `ended STATUS`, and `! WHY` when it has failed or died."""
+        """Lines: `up PID`, `ended STATUS`, `left STATUS`, and `! WHY` at its own end.
+
+        All that are there: what it told before it took a word is among them.
+        """
         try:
-            data = os.read(self._fds["did"], 4096)
+            data = os.read(self._fds["did"], PIPE_BYTES)
         except BlockingIOError:
             return []
         *lines, self._partial = (self._partial + data).split(b"\n")
@@ -132,76 +111,37 @@ class Keeper:
         except OSError:
             return True
 
-    def load(self, script: bytes, is_plain: bool = False) -> None:
-        """Give it a `task_script` or `plain_script`; `go` lets it run that."""
-        self._word = b"+\n" if is_plain else b"\n"
-        script = self._reopen + script
-        if self._fed > FEED_BYTES_KEPT:
-            os.ftruncate(self._fds["feed"], 0)
-        self._fed = len(script)
-        while script:
-            at = self._fed - len(script)
-            script = script[os.pwrite(self._fds["feed"], script, at) :]
-        self._reopen = b""
+    def free_slot(self) -> Optional[Slot]:
+        """One that can be loaded; if it is idle it has one."""
+        free = [slot for slot in self.slots if not slot.is_busy and not slot.is_last]
+        return free[0] if free else None
 
-    def go(self) -> None:
-        """Let it run what was loaded."""
-        os.write(self._fds["do"], self._word)
+    def takes_ahead(self) -> bool:
+        """Whether it can be given a task behind the one that runs."""
+        is_fit = bool(self.pid) and not self.is_last and self.slots[0].is_quick
+        return is_fit and self.free_slot() is not None
 
-    def glance(self) -> Optional[Tuple[bytes, bytes]]:
-        """Take what its task printed if that is little and at hand; no disk is asked.
+    def go(self, slot: Slot) -> None:
+        """Let it run what was loaded, now or once what runs is over."""
+        os.write(self._fds["do"], b"g" + slot.word if self.is_held else slot.word)
+        self.is_held = False
 
-        The shell cuts the files before the next task: here that might wait for a disk.
+    def take_back(self) -> bool:
+        """Take back the last word, which was ahead; False if the keeper has it.
+
+        What comes along was written before that, and goes back to the keeper.
         """
-        found, cut = [], b""
-        for name, number in (("out", b"3"), ("err", b"4")):
-            size = os.lseek(self._fds[name], 0, os.SEEK_END)
-            data = bytearray(size if size <= GLANCE_BYTES and self.is_quick else 0)
-            if size > len(data) or not _is_read(self._fds[name], data):
-                return None
-            found.append(bytes(data))
-            if size:
-                cut += b": >/proc/self/fd/" + number + b"; "
-        self._reopen += cut
-        self._is_cut = not cut
-        return found[0], found[1]
-
-    def output_path(self, name: str) -> str:
-        """Return where the running task's `out` or `err` gathers; '' as it is taken."""
-        return self._paths.get(name, "")
-
-    def live_path(self, name: str) -> Optional[str]:
-        """The same, unless what is there may be a former task's."""
-        is_own = self._is_cut or self.may_have_children()
-        return self._paths.get(name) if is_own else None
-
-    def take_output(self, name: str, small: int) -> Tuple[int, bytes, str]:
-        """Hand over size and either data or, if it is larger than `small`, a file.
-
-        A small file is cut and used again: making one for each task costs half of the
-        rate. A large one is left to the caller, and the next task gets another.
-        """
-        fd = self._fds[name]
-        size = os.lseek(fd, 0, os.SEEK_END)
-        if size == 0:
-            return 0, b"", ""
-        if size <= small:
-            data = os.pread(fd, size, 0)
-            os.ftruncate(fd, 0)
-            return size, data, ""
-        taken = self._paths[name]
-        path = f"{self.base}.{name}{int(taken.rpartition('.' + name)[2]) + 1}"
-        del self._paths[name]
         try:
-            self._fds[name] = self._make(path)
-        except OSError:  # the disk is full
-            self.is_last = True
-            return size, b"", taken
-        self._paths[name] = path
-        os.close(fd)
-        number = b"3" if name == "out" else b"4"
-        self._reopen += b"exec " + number + b">>" + quote(os.fsencode(path)) + b"; "
-        return size, b"", taken
+            words = os.read(self._fds["do"], PIPE_BYTES)
+        except BlockingIOError:
+            return False
+        os.write(self._fds["do"], words[:-1])
+        return True
+
+    def live_path(self, slot: Slot, name: str) -> Optional[str]:
+        """Where its task's output gathers, unless it may be a former task's."""
+        is_own = slot.is_cut or self.may_have_children()
+        return slot.output_path(name) if is_own else None
 
     def was_signalled(self) -> bool:
         """Whether bash noted that its task died of a signal."""
@@ -214,20 +154,10 @@ class Keeper:
         for fd in [*self._fds.values(), self._children]:
             if fd >= 0:
                 os.close(fd)
-        own = [f"{self.base}.{name}" for name in ("do", "did", "feed", "notes")]
-        for path in [*own, *self._paths.values()]:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
-
-
-def _is_read(fd: int, data: bytearray) -> bool:
-    """Fill it from a file's beginning; False if that would wait, or can't be told."""
-    try:
-        return not data or os.preadv(fd, [data], 0, os.RWF_NOWAIT) == len(data)
-    except (AttributeError, OSError):
-        return False
+        for slot in self.slots:
+            slot.close()
+        for name in ("do", "did", "notes"):
+            remove(f"{self.base}.{name}")
 
 
 def spawn(
@@ -319,7 +249,7 @@ class Told(NamedTuple):
 
     made: Callable[[Keeper], None]  # the disk has its files; its shell comes next
     up: Callable[[Keeper], None]
-    ended: Callable[[Keeper, int], None]  # the status of its task
+    ended: Callable[[Keeper, int, bool], None]  # status; whether it must look itself
     lost: Callable[[Keeper, str], None]  # it has ended, or never came up, and why
 
 
@@ -348,7 +278,7 @@ class Shells:
 
     def lend(self) -> Keeper:
         """An idle keeper, else a new one, which isn't up yet; or OSError."""
-        self._check_directory()
+        self.check_directory()
         if self._idle:
             return self._idle.pop()
         if not self._watcher:
@@ -372,7 +302,7 @@ class Shells:
             self.lose(keeper, why)
             return
         keeper.is_watched = True
-        self._watch(keeper.fileno(), lambda: self._on_reports(keeper))
+        self._watch(keeper.fileno(), lambda: self.hear(keeper))
         self._told.made(keeper)
         self._watcher.ask(keeper)
 
@@ -391,6 +321,7 @@ class Shells:
 
     def release(self, keeper: Keeper) -> None:
         """Keep it for the next task, or give it up."""
+        keeper.is_last |= any(slot.is_last for slot in keeper.slots)
         if keeper.pid and not keeper.is_last and len(self._idle) < IDLE_KEEPERS_MAX:
             self._idle.append(keeper)
             return
@@ -445,7 +376,7 @@ class Shells:
             self._close(keeper)
         self._keepers, self._idle = [], []
 
-    def _check_directory(self) -> None:
+    def check_directory(self) -> None:
         """Give up idle keepers if the working directory was replaced by another."""
         found = os.stat(self._directory)
         if self._directory_id != (found.st_dev, found.st_ino):
@@ -459,7 +390,8 @@ class Shells:
         for keeper in idle:
             self.release(keeper)
 
-    def _on_reports(self, keeper: Keeper) -> None:
+    def hear(self, keeper: Keeper) -> None:
+        """Tell what it has reported."""
         if not keeper.is_watched:
             return  # another call of this turn has given it up
         for line in keeper.read_reports():  # a task can write there, if it tries
@@ -470,8 +402,9 @@ class Shells:
             if word == b"up" and not keeper.pid:
                 keeper.come_up(int(rest))
                 self._told.up(keeper)
-            elif word == b"ended" and rest.isdigit():
-                self._told.ended(keeper, int(rest) & 255)
+            elif word in (b"ended", b"left") and rest.isdigit():
+                keeper.is_held = word == b"left"
+                self._told.ended(keeper, int(rest) & 255, keeper.is_held)
 
     def _on_watcher_end(self) -> None:
         """A task killed it. What runs may end well, but its keepers get no more."""

@@ -43,6 +43,7 @@ _OWN_WORDS = frozenset(  # of bash: not the program of that name
     b"shift shopt source suspend test then time times trap type typeset ulimit umask "
     b"unalias unset until wait while".split()
 )
+SLOTS = 2  # of a keeper: for the task that runs, and for one behind it
 PLAIN_BYTES_MAX = 4096  # no limit of the system's is near
 
 
@@ -62,16 +63,42 @@ def task_script(
 ) -> bytes:
     """What a keeper sources to start a task, with these additions to its environment.
 
-    The first line is empty: an old bash takes one with odd bytes for a binary.
+    `closing` comes behind it. The first line is empty: an old bash takes one with odd
+    bytes for a binary.
     """
     words = [b"\n", _assignments(plain)]
     if odd:
         words.append(b"env ")
         words += [quote(os.fsencode(f"{k}={v}")) + b" " for k, v in odd.items()]
-    # one line: where bash reads the next one with job control on, it also notes a task
-    # that just exited. `return` keeps it from what is left of the script before
-    end = b" </dev/null >&3 2>&4 3>&- 4>&- & set +m; return\n"
-    return b"".join([*words, b"bash -c ", quote(command), end])
+    return b"".join([*words, b"bash -c ", quote(command)])
+
+
+def descriptor(slot: int, name: str) -> int:
+    """The number under which a keeper has the `out` or `err` of a slot."""
+    return 3 + 2 * slot + (name == "err")
+
+
+def closing(slot: int, is_plain: bool) -> bytes:
+    """Give what each script ends with: its output goes to that slot.
+
+    One line: where bash reads the next one with job control on, it also notes a task
+    that just exited. `return` keeps it from what is left of the script before.
+    """
+    return _CLOSING[slot, is_plain]
+
+
+def _closing(slot: int, is_plain: bool) -> bytes:
+    out, err = descriptor(slot, "out"), descriptor(slot, "err")
+    closed = "".join(" %d>&-" % number for number in range(3, 3 + 2 * SLOTS))
+    end = "\n" if is_plain else "; return\n"
+    return f" </dev/null >&{out} 2>&{err}{closed} & set +m{end}".encode()
+
+
+_CLOSING = {
+    (slot, is_plain): _closing(slot, is_plain)
+    for slot in range(SLOTS)
+    for is_plain in (False, True)
+}
 
 
 class Scripts:
@@ -114,7 +141,7 @@ class Scripts:
         start = _assignments(environ)
         if b"\n" in start or not start.isascii():
             return b""  # bash reads this by `read`
-        return start + command + b" </dev/null >&3 2>&4 3>&- 4>&- & set +m\n"
+        return start + command
 
 
 def _assignments(environ: Mapping[str, str]) -> bytes:

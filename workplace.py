@@ -16,7 +16,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Union
 import conditions
 import machine
 import sandbox
-from effects import Facts, RunRefused, RunStarted, Start
+from effects import BEHIND, Facts, RunRefused, RunStarted, Start
 from record import Needs
 
 SEEN_S = 0.05  # to look takes a fifth of what a short task costs its node
@@ -90,7 +90,7 @@ class Workplace:
             *(effect.run, record.command, env, needs.files, needs.keep_names),
             timeout=needs.timeout or None,
         )
-        self.sandbox.start(job)
+        self.sandbox.start(job, effect.ahead)
 
     def _why_not(self, effect: Start) -> str:
         """Check once more, just before the start, what the grant was based on."""
@@ -127,6 +127,7 @@ class Workplace:
                 if event.run not in short:
                     self._seams.step(RunStarted(event.run, event.at))
             elif isinstance(event, sandbox.Refused):
-                self._seams.step(RunRefused(event.run, event.why))
+                why = BEHIND if event.why == sandbox.LATE else event.why
+                self._seams.step(RunRefused(event.run, why))
             else:
                 self._seams.on_ended(event)

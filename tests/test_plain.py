@@ -22,6 +22,7 @@ from test_sandbox import (
     plain_bash,
 )
 
+import runs
 import sandbox
 from taskscript import Scripts
 
@@ -139,7 +140,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def is_plain(box: Box, command: str) -> bool:
-    return sandbox._script(sandbox.Job("one", command, {}), box.box._scripts)[1]
+    return runs.script_of(sandbox.Job("one", command, {}), box.box._scripts)[1]
 
 
 def differing(box: Box, commands: List[str]) -> List[object]:

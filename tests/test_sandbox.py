@@ -22,10 +22,11 @@ import pytest
 
 import keeper
 import sandbox
-import shells
+import slots
 from excess import LOOK_S
 from sandbox import Ended, Job, Refused, Sandbox, Started
 from shells import Keeper
+from slots import Slot
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -74,11 +75,11 @@ class Box:
             assert time.monotonic() < give_up, self.seen
             self.turn(0.05)
 
-    def start(self, command: str, **more: object) -> str:
+    def start(self, command: str, ahead: bool = False, **more: object) -> str:
         self.count += 1
         run = "%s/%d" % (self.home, self.count)
         env = {"LEORONIC_HOME": str(self.home)}
-        self.box.start(Job(run, command, env, **more))  # type: ignore[arg-type]
+        self.box.start(Job(run, command, env, **more), ahead)  # type: ignore[arg-type]
         return run
 
     def result(self, run: str) -> Union[Ended, Refused]:
@@ -1101,16 +1102,17 @@ def test_an_idle_sandbox_asks_for_no_turn(box: Box) -> None:
 def test_a_disk_that_hangs_at_a_start_holds_up_no_turn_and_hands_the_run_back(
     box: Box, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    hangs, real = threading.Event(), getattr(Keeper, step)
+    owner = Keeper if step == "make" else Slot
+    hangs, real = threading.Event(), getattr(owner, step)
     if step == "load":  # where a file in memory can't be had
-        monkeypatch.setattr(shells, "memory_file", lambda: -1)
+        monkeypatch.setattr(slots, "memory_file", lambda: -1)
         box.run("true")  # its shell waits
 
-    def hanging(keeper: Keeper, *args: bytes) -> None:
+    def hanging(*args: object) -> None:
         hangs.wait()
-        real(keeper, *args)
+        real(*args)
 
-    monkeypatch.setattr(Keeper, step, hanging)
+    monkeypatch.setattr(owner, step, hanging)
     runs = [box.start("touch started"), box.start("touch started")]
     began, slowest = time.monotonic(), 0.0
     while len(box.seen) < (2 if step == "make" else 4):
@@ -1130,7 +1132,7 @@ def test_a_disk_that_hangs_at_a_start_holds_up_no_turn_and_hands_the_run_back(
 def test_a_system_without_files_in_memory_runs_tasks_all_the_same(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shells, "memory_file", lambda: -1)
+    monkeypatch.setattr(slots, "memory_file", lambda: -1)
     for text in (b"one", b"x" * 100000, b"two"):
         assert box.run("echo " + text.decode()).out.size == len(text) + 1
     feeds = list((box.home / "runs").glob("*.feed"))
@@ -1140,11 +1142,9 @@ def test_a_system_without_files_in_memory_runs_tasks_all_the_same(
 def test_a_disk_that_hangs_at_an_end_holds_up_no_turn(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hangs, real = threading.Event(), Keeper.take_output
-    monkeypatch.setattr(Keeper, "glance", lambda _: None)
-    monkeypatch.setattr(
-        Keeper, "take_output", lambda *args: hangs.wait() and real(*args)
-    )
+    hangs, real = threading.Event(), Slot.take_output
+    monkeypatch.setattr(Slot, "glance", lambda _: None)
+    monkeypatch.setattr(Slot, "take_output", lambda *args: hangs.wait() and real(*args))
     run = box.start("echo late; touch over")
     box.until(lambda: (box.work / "over").exists())
     began = time.monotonic()
@@ -1162,8 +1162,8 @@ def test_an_output_that_cant_be_read_is_said_with_the_end(
     def broken(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Keeper, "glance", lambda _: None)
-    monkeypatch.setattr(Keeper, "take_output", broken)
+    monkeypatch.setattr(Slot, "glance", lambda _: None)
+    monkeypatch.setattr(Slot, "take_output", broken)
     end = box.run("echo gone")
     assert (end.exit, end.out) == (0, sandbox.NO_OUTPUT)
     assert end.cause.startswith("its output can't be read: OSError")
@@ -1174,7 +1174,7 @@ def test_an_output_that_cant_be_read_is_said_with_the_end(
 def test_what_is_taken_at_a_glance_is_what_a_thread_would_have_taken(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    most = shells.GLANCE_BYTES
+    most = slots.GLANCE_BYTES
     commands = [
         "true",
         "echo a",
@@ -1191,14 +1191,14 @@ def test_what_is_taken_at_a_glance_is_what_a_thread_would_have_taken(
         both = [[(o.size, o.data) for o in (end.out, end.err)] for end in found]
         return [(end.exit, end.cause, each) for end, each in zip(found, both)]
 
-    glances, real = [], Keeper.glance
+    glances, real = [], Slot.glance
     monkeypatch.setattr(
-        Keeper, "glance", lambda keeper: glances.append(real(keeper)) or glances[-1]
+        Slot, "glance", lambda slot: glances.append(real(slot)) or glances[-1]
     )
     quick = ends()
     slow = 3 if hasattr(os, "memfd_create") else len(commands) - 2
     assert sum(glance is not None for glance in glances) >= 2 * (len(commands) - slow)
-    monkeypatch.setattr(Keeper, "glance", lambda _: None)
+    monkeypatch.setattr(Slot, "glance", lambda _: None)
     assert quick == ends()
 
 

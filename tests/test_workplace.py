@@ -19,11 +19,13 @@ class Box:
 
     def __init__(self) -> None:
         self.started: List[str] = []
-
+        self.ahead: List[str] = []
         self.happened: List[Any] = []
 
-    def start(self, job: Any) -> None:
+    def start(self, job: Any, ahead: bool = False) -> None:
         self.started.append(job.run)
+        if ahead:
+            self.ahead.append(job.run)
 
     def events(self) -> List[Any]:
         return self.happened
@@ -87,6 +89,18 @@ def test_nothing_is_refused_for_what_was_seen_a_moment_ago(place: Place) -> None
     place.disk = 50 * MIB
     assert place.start(MIB, 60 * MIB) == (2, 1)
     assert place.said[0].why == "not enough free disk space"
+
+
+def test_a_start_ahead_is_one_for_the_sandbox_after_the_same_checks(
+    place: Place,
+) -> None:
+    for run, memory in (("1.1.aa.1", MIB), ("1.1.aa.2", 200 * MIB)):
+        record = Record("1-00000000000000aa", "true", Needs(memory=memory), 1, "bb")
+        place.place.start(Start(run, record, 1, ahead=True))
+    assert place.box.ahead == ["1.1.aa.1"]
+    assert place.said == [RunRefused("1.1.aa.2", "not enough free memory")]
+    place.start()
+    assert place.box.ahead == ["1.1.aa.1"]
 
 
 def test_a_start_is_told_by_an_end_that_nothing_delays(place: Place) -> None:
