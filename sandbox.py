@@ -30,7 +30,7 @@ import functools
 import os
 import signal
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from excess import Excess
 from keeper import Process, below, leftovers, processes, signal_all
@@ -60,7 +60,7 @@ END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
 DISK_S = 3.0  # a start that the disk holds up for longer is for another node
 AHEAD_S = 0.1  # a run that waited so long for the one before it is for another core
-STARTED_S = 0.005  # a start is told with what comes next, or so long after
+STARTED_S = 0.005  # a start is told with its end, or so long after: that is one change
 CLEAN_UP_S, CLEAN_UP_PAUSE_S = 5.0, 0.01  # leftovers have this long to go
 KILLED_EXIT, STOPPED_EXIT = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 USER_UMASK = os.umask(0o077)  # read as early as can be: the node sets its own
@@ -120,7 +120,7 @@ class Sandbox:
         self._runs: Dict[str, Run] = {}
         self._in: Dict[Keeper, Run] = {}  # what runs in a keeper
         self._events: List[Event] = []
-        self._tell_at: Optional[float] = None  # when `tick` has to ask for a call
+        self._starts: Dict[str, Tuple[float, Started]] = {}  # and when they are told
         self._is_stopping = False
 
     # -- what the loop calls
@@ -217,18 +217,23 @@ class Sandbox:
         slots = [run.slot for run in self._in.values() if run.slot]
         outputs = [path for slot in slots for path in slot.output_paths()]
         dues.append(self._excess.look(now, outputs))
-        if self._tell_at is not None:
-            dues.append(max(now, self._tell_at))
+        if self._events:
+            dues.append(now)
+        dues += [at for at, _ in list(self._starts.values())[:1]]
         return min((due for due in dues if due is not None), default=None)
 
     def events(self) -> List[Event]:
-        """What happened since the last call."""
-        events, self._events, self._tell_at = self._events, [], None
+        """What happened since the last call; a start of just now is not among it."""
+        now = self._clock()
+        due = [run for run, (at, _) in self._starts.items() if at <= now]
+        starts: List[Event] = [self._starts.pop(run)[1] for run in due]
+        events, self._events = starts + self._events, []
         return events
 
-    def _tell(self, event: Event, at: float = 0.0) -> None:
+    def _tell(self, event: Event) -> None:
+        if event.run in self._starts:
+            self._events.append(self._starts.pop(event.run)[1])
         self._events.append(event)
-        self._tell_at = at if self._tell_at is None else min(at, self._tell_at)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """End all runs and refuse new ones."""
@@ -333,7 +338,8 @@ class Sandbox:
         run.began, run.began_clock = self._wall(), self._clock()
         timeout = run.job.timeout
         run.due = None if timeout is None else run.began_clock + timeout
-        self._tell(Started(run.job.run, run.began), run.began_clock + STARTED_S)
+        started = Started(run.job.run, run.began)
+        self._starts[run.job.run] = (run.began_clock + STARTED_S, started)
 
     # -- what its shell tells
 
