@@ -5,7 +5,7 @@ so is the pace at which it is given more.
 
 Rules. Decides nothing about durability: the core says of each batch whether somebody
 waits for it. One that nobody waits for leaves PAUSE_S after the one before it: short
-tasks change ten records in that time, each of them three times, and an fsync costs a
+tasks change fifty records in that time, each of them twice, and an fsync costs a
 processor about as much as a task. All leave in the order in which they came.
 
 How it works. A batch is put together when it leaves, with what was printed until then;
@@ -23,7 +23,7 @@ import store
 from effects import Persist
 from outputs import Outputs
 
-PAUSE_S = 0.01  # to lose this much by a crash means to run some tasks once more
+PAUSE_S = 0.02  # to lose this much by a crash means to run some tasks once more
 WRITE_SEQ = -1  # of a batch of which the core knows nothing
 
 

@@ -161,10 +161,10 @@ class Roster:
             "role": "",
             "state": state,
             "cores": facts["cores"],
-            "cores_free": max(facts["cores"] - cores, 0),  # some run ahead
+            "cores_free": max(facts["cores"] - cores, 0),  # some may be ahead
             "memory_free": max(free, 0),
             "disk_free": max(facts["free_disk"] - storage, 0),
-            "running": len(worker.runs) if worker is not None else 0,
+            "running": min(len(worker.runs), facts["cores"]) if worker else 0,
             "tags": facts["tags"],
             "clairvoyant": None,
         }
