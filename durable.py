@@ -17,6 +17,8 @@ What has to be done for each of many records takes a slice a turn (`_begin`).
 
 Invariants.
 D1, D10  Acked without error is only emitted as said above.
+What nobody waits for may wait while runs here are short: then much changes. Else a grant
+is soon on the disk, for a task that takes its node with it is counted there.
 An add that can't be acknowledged is gone again, or marked deleted wherever it got to.
 """
 
@@ -199,7 +201,9 @@ class Durable:
             keys = list(islice(free, ROWS_A_WRITE))
             if keys or unsaved:
                 self._is_flushing = True
-                self.persist(keys, self._on_flushed, may_wait=True)
+                worker = self.matcher.workers.get(self.mesh.writer)
+                may_wait = worker is not None and worker.is_quick(now)
+                self.persist(keys, self._on_flushed, may_wait=may_wait)
         if self._then and self._owes_since is None:
             self._owes_since = now
         if self.is_stuck(now):

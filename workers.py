@@ -105,6 +105,10 @@ class Worker:
         elif run.phase is Phase.ENDED or run.detail.get("why") == BEHIND:
             self._short_runs, self._ahead_until = 0, float("-inf")
 
+    def is_quick(self, now: float) -> bool:
+        """Say whether the last runs here were short ones."""
+        return self._short_runs >= SHORT_RUNS or now < self._ahead_until
+
     def has_room_ahead(self, needs: Needs, alone: bool, now: float) -> bool:
         """Say whether such a task may be granted ahead of its core."""
         if self._short_runs >= SHORT_RUNS:
