@@ -17,8 +17,8 @@ What has to be done for each of many records takes a slice a turn (`_begin`).
 
 Invariants.
 D1, D10  Acked without error is only emitted as said above.
-What nobody waits for may wait while runs here are short: then much changes. Else a grant
-is soon on the disk, for a task that takes its node with it is counted there.
+What nobody waits for may wait while runs here are short: then much changes. Else a
+grant is soon on the disk, where those are counted that take their node with them.
 An add that can't be acknowledged is gone again, or marked deleted wherever it got to.
 """
 
