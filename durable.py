@@ -99,6 +99,7 @@ class Durable:
         self.pledges: Dict[int, Pledge] = {}
         self._seq = 0
         self._then: Dict[int, Callable[[str], None]] = {}
+        self._under_way: Dict[str, int] = {}  # key -> the last batch with it
         self._syncs: Dict[int, bool] = {}  # tickets -> don't wait for one that hangs
         self._is_flushing = False
         self._retry_at: Optional[float] = None
@@ -124,6 +125,7 @@ class Durable:
         rows = [(key, self._row(key)) for key in keys]
         self._seq += 1
         self._clean(keys)
+        self._under_way.update(dict.fromkeys(keys, self._seq))
         meta = {"term": b"%d" % self.mesh.term, "hours": b"%d" % self.hours}
         purged = self.queue.purged
         unsaved = list(purged.unsaved)
@@ -132,7 +134,12 @@ class Durable:
         purged.unsaved.clear()
         self.emit(Persist(self._seq, rows, meta, group, close, abort, may_wait))
 
+        seq = self._seq
+
         def written(error: str) -> None:
+            for key in keys:
+                if self._under_way.get(key) == seq:
+                    del self._under_way[key]
             if error:
                 purged.unsaved.update(dict.fromkeys(unsaved))
             if error and not group:
@@ -140,6 +147,11 @@ class Durable:
             then(error)
 
         self._then[self._seq] = written
+
+    def is_kept(self, key: str) -> bool:
+        """Say whether this disk has a task as it is, or can't have it for now."""
+        is_new = key in self.dirty or key in self._under_way
+        return not is_new or self._retry_at is not None
 
     def _clean(self, keys: Iterable[str]) -> None:
         for key in keys:

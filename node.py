@@ -120,7 +120,9 @@ class Node:
             self.queue, self.matcher, self.mesh, self.replica, self.emit
         )
         self.hands = Hands(self.queue, me.writer, cores, self.emit, self._may_start)
-        self.room.attach(self.matcher, self.replica, self.hands, self.emit)
+        self.room.attach(
+            *(self.matcher, self.replica, self.hands, self.emit, self.durable.is_kept)
+        )
         self.ghosts: Ghosts
         self.coordinator = Coordinator(
             *(self.queue, self.matcher, self.mesh, self.hands),

@@ -16,6 +16,8 @@ back-off says when it is tried again. The file keeps coming, whoever has it next
 Invariants.
 D2  A grant of this process to itself starts only when another comrade has merged it, if
     there is one that answers within COPY_S: else nobody would know of it if we die now.
+    Alone, when it is on this disk: so tasks that take their node with them are counted;
+    but not while runs are short, of which many take less than an fsync.
 """
 
 from typing import (
@@ -80,8 +82,10 @@ class Room:
         replica: Replica,
         hands: Hands,
         emit: Callable[[Effect], None],
+        is_kept: Callable[[str], bool],
     ) -> None:
         """Know the other parts of the node."""
+        self.is_kept = is_kept  # says whether this disk has a task as it is
         self.matcher = matcher
         self.replica = replica
         self.hands = hands
@@ -235,13 +239,19 @@ class Room:
         return self.has_files(record)
 
     def is_copied(self, key: str, run_key: str, now: float) -> bool:
-        """Say whether a grant of this process is known to another; else wait for it."""
-        if not self.mesh.links or run_key in self._copied:
+        """Say whether a grant of this process is known elsewhere; else wait for it."""
+        if run_key in self._copied or self._is_enough_here(key, now):
             return True
         if run_key not in self._copying:
             after = {peer: box.number for peer, box in self.replica.boxes.items()}
             self._copying[run_key] = Copying(key, now + COPY_S, after)
         return False
+
+    def _is_enough_here(self, key: str, now: float) -> bool:
+        """Say whether nobody else is there to know of a grant, and the disk does."""
+        if self.mesh.links:
+            return False
+        return self.worker.is_quick(now) or self.is_kept(key)
 
     def on_got(self, peer: str, n: int, keys: Iterable[str]) -> None:
         """A peer has merged frame n of ours, with these records."""
@@ -270,7 +280,7 @@ class Room:
         for run_key, copying in list(self._copying.items()):
             if run_key not in held and run_key not in waiting:
                 del self._copying[run_key]
-            elif now >= copying.until or not self.mesh.links:
+            elif now >= copying.until or self._is_enough_here(copying.key, now):
                 self._copy_is_made(run_key)
 
     def _copy_is_made(self, run_key: str) -> None:

@@ -110,7 +110,7 @@ LONGER_CLASSES = {
     "Matcher": 390,  # one index: its parts make no sense without each other
     "Journal": 350,  # one connection, which only its own thread may touch
     "Queue": 335,  # the one way in and out of all records
-    "Durable": 330,  # D10 in one place, with what of it takes many turns
+    "Durable": 340,  # D10 in one place, with what of it takes many turns
     "Mesh": 345,  # membership is one set of rules over one set of facts
     "Peers": 315,  # a handler for each kind of frame
     "Replica": 315,  # reconciling is one conversation, from both its ends

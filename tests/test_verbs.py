@@ -87,6 +87,9 @@ def test_add_prints_the_id_alone_on_a_line_once_it_is_on_disk(desk):
     desk.write()
     desk.settle()
     assert client.answer == (0, b"1-aaaaaaaa\n", [], [])
+    assert not desk.started  # alone, its disk has to know of the grant
+    desk.write()
+    desk.settle()
     assert desk.started
 
 

@@ -53,7 +53,7 @@ LOSE = ghosts.Ghosts.lose
 MUTATIONS: Dict[str, Mutation] = {
     "a clairvoyant's death counts as its ghosts'": Mutation(
         *(whereabouts.Whereabouts, "_place", _dead_with_its_clairvoyant),
-        (30, 113),
+        (9, 113),
     ),
     "a relay's death counts as its ghosts'": Mutation(
         *(ghosts.Ghosts, "lose", _relay_is_ghost),

@@ -201,7 +201,7 @@ MUTATIONS: Dict[str, Mutation] = {
     "a restarted node waits for no member": Mutation(
         *(coordinator, "START_S", 0.0),
         (
-            122,
+            265,
             285,
             "a_node_that_comes_back_waits_for_those_it_knew",
         ),
