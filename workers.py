@@ -115,17 +115,20 @@ class Worker:
         """Say whether the last runs here were short ones."""
         return self._short_runs >= SHORT_RUNS or now < self._ahead_until
 
-    def has_room_ahead(self, needs: Needs, alone: bool, now: float) -> bool:
-        """Say whether such a task may be granted ahead of its core."""
+    def goes_ahead(self, now: float) -> bool:
+        """Say whether runs here are so short that some may go ahead of its cores."""
         if now < self._ahead_until and self._short_runs >= SHORT_RUNS:
             self._short_wanted = SHORT_RUNS
         if self._short_runs >= self._short_wanted:
             self._short_runs, self._ahead_until = 0, now + AHEAD_S
+        return now < self._ahead_until
+
+    def has_room_ahead(self, needs: Needs, alone: bool) -> bool:
+        """Say whether one that goes ahead has room for such a task ahead of a core."""
         _, memory, disk = self.used()
         kinds = [*self.runs.values(), (needs, alone)]
         return (
-            now < self._ahead_until
-            and not (self.draining or self.away or self.stuck)
+            not (self.draining or self.away or self.stuck)
             and fits_ahead(kinds, self.cores)
             and not (needs.files or needs.conditions)
             and not self.lacks(needs)

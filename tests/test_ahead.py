@@ -6,6 +6,7 @@ import pytest
 from desk import Client, Desk, request
 from test_matching import MIB, Bench
 
+import coordinator
 import effects as core
 import hands
 from matching import pick_ahead
@@ -81,6 +82,18 @@ def test_who_has_run_short_ones_gets_as_many_again_as_it_has_cores(
     scene = ran_some(took, count)
     scene.add(9)
     assert scene.ahead() == [0, 0, 2, 2][:most]
+
+
+def test_who_runs_long_ones_costs_no_look_at_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(*_: Any) -> None:
+        raise AssertionError("each full node costs this, at each turn")
+
+    monkeypatch.setattr(coordinator, "pick_ahead", look)
+    scene = ran_some(0.021)
+    scene.add(9)
+    assert scene.ahead() == [0, 0]
 
 
 def test_each_end_makes_room_for_the_next() -> None:
@@ -243,12 +256,11 @@ def test_a_node_that_hands_back_all_that_is_ahead_gets_that_ever_less_often() ->
 @pytest.mark.parametrize("why", [core.BEHIND, hands.NO_ROOM])
 def test_one_that_keeps_what_is_ahead_again_is_as_any_other(why: str) -> None:
     worker = Bench().worker(cores=1)
-    needs = Bench().add().needs
 
     def may_begin() -> int:
         for count in range(1, 99):
             worker.note_end(ended(0.0))
-            if worker.has_room_ahead(needs, False, 0.0):
+            if worker.goes_ahead(0.0):
                 return count
         return 99
 
@@ -265,6 +277,6 @@ def test_one_that_keeps_what_is_ahead_again_is_as_any_other(why: str) -> None:
     assert may_begin() == 4 * SHORT_RUNS
     for _ in range(SHORT_RUNS):
         worker.note_end(ended(0.0))
-    assert worker.has_room_ahead(needs, False, 0.0)
+    assert worker.goes_ahead(0.0)
     hand_back()
     assert may_begin() == 2 * SHORT_RUNS
