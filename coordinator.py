@@ -257,7 +257,8 @@ class Coordinator:
         free = [worker for worker in workers if not worker.is_full()]
         left = self._match_all(free, self.matcher.pick, GRANTS_A_TURN, now)
         if self.matcher.peek() is not None:
-            self._match_all([*workers], partial(pick_ahead, self.matcher), left, now)
+            able = [worker for worker in workers if worker.goes_ahead(now)]
+            self._match_all(able, partial(pick_ahead, self.matcher), left, now)
 
     def _match_all(
         self, workers: List[Worker], pick: Pick, left: int, now: float

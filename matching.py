@@ -477,7 +477,7 @@ def pick_ahead(matcher: Matcher, worker: Worker, now: float) -> Optional[Record]
     until, _, _ = worker.refused.get(record.key, (now, 0.0, ""))
     if worker.kept_for or until > now:
         return None
-    fits = worker.has_room_ahead(bucket.needs, bucket.alone, now)
+    fits = worker.has_room_ahead(bucket.needs, bucket.alone)
     return record if fits else None
 
 

@@ -16,11 +16,11 @@ empty exactly if the task fits.
 from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 import conditions
-from effects import BEHIND
 from record import LOSSES_ALONE, Needs, Phase, Record, Run
 
 SHORT_S = 0.02  # a run of this length at most is short
 SHORT_RUNS = 4  # so many, one behind the other, say that the next will be short, too
+SHORT_RUNS_MOST = 4096  # the same where what was ahead comes back each time
 AHEAD_S = 1.0  # for this long; what is seen of an idle worker tells nothing
 
 
@@ -44,6 +44,7 @@ class Worker:
         self.refused: Dict[str, Tuple[float, float, str]] = {}  # until, delay, why
         self.kept_for = ""  # the key of a big task that this worker is kept free for
         self._short_runs = 0  # that ended here, one behind the other
+        self._short_wanted = SHORT_RUNS  # before some go ahead
         self._ahead_until = float("-inf")
 
     def used(self) -> Tuple[int, int, int]:
@@ -99,25 +100,35 @@ class Worker:
         return found
 
     def note_end(self, run: Run) -> None:
-        """Learn from a run that is over here whether the next may be short."""
+        """Learn from a run that is over here whether the next may be short.
+
+        Some nodes hand back all that is ahead: an older version, one without memfd.
+        """
         if run.phase is Phase.ENDED and float(run.detail.get("took", 0.0)) <= SHORT_S:
             self._short_runs += 1
-        elif run.phase is Phase.ENDED or run.detail.get("why") == BEHIND:
-            self._short_runs, self._ahead_until = 0, float("-inf")
+            return
+        if run.phase is Phase.RETURNED and self._ahead_until > float("-inf"):
+            self._short_wanted = min(2 * self._short_wanted, SHORT_RUNS_MOST)
+        self._short_runs, self._ahead_until = 0, float("-inf")
 
     def is_quick(self, now: float) -> bool:
         """Say whether the last runs here were short ones."""
         return self._short_runs >= SHORT_RUNS or now < self._ahead_until
 
-    def has_room_ahead(self, needs: Needs, alone: bool, now: float) -> bool:
-        """Say whether such a task may be granted ahead of its core."""
-        if self._short_runs >= SHORT_RUNS:
+    def goes_ahead(self, now: float) -> bool:
+        """Say whether runs here are so short that some may go ahead of its cores."""
+        if now < self._ahead_until and self._short_runs >= SHORT_RUNS:
+            self._short_wanted = SHORT_RUNS
+        if self._short_runs >= self._short_wanted:
             self._short_runs, self._ahead_until = 0, now + AHEAD_S
+        return now < self._ahead_until
+
+    def has_room_ahead(self, needs: Needs, alone: bool) -> bool:
+        """Say whether one that goes ahead has room for such a task ahead of a core."""
         _, memory, disk = self.used()
         kinds = [*self.runs.values(), (needs, alone)]
         return (
-            now < self._ahead_until
-            and not (self.draining or self.away or self.stuck)
+            not (self.draining or self.away or self.stuck)
             and fits_ahead(kinds, self.cores)
             and not (needs.files or needs.conditions)
             and not self.lacks(needs)

@@ -6,9 +6,11 @@ import pytest
 from desk import Client, Desk, request
 from test_matching import MIB, Bench
 
+import coordinator
 import effects as core
+import hands
 from matching import pick_ahead
-from record import File, Phase
+from record import File, Phase, Run
 from workers import AHEAD_S, SHORT_RUNS, SHORT_S
 
 
@@ -82,6 +84,18 @@ def test_who_has_run_short_ones_gets_as_many_again_as_it_has_cores(
     assert scene.ahead() == [0, 0, 2, 2][:most]
 
 
+def test_who_runs_long_ones_costs_no_look_at_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(*_: Any) -> None:
+        raise AssertionError("each full node costs this, at each turn")
+
+    monkeypatch.setattr(coordinator, "pick_ahead", look)
+    scene = ran_some(0.021)
+    scene.add(9)
+    assert scene.ahead() == [0, 0]
+
+
 def test_each_end_makes_room_for_the_next() -> None:
     scene = ran_some()
     scene.add(9)
@@ -147,12 +161,8 @@ def test_only_small_ones_go_ahead(needs: Any) -> None:
     assert pick_ahead(bench.matcher, worker, 0.0) is small
 
 
-def ended(took: float) -> Any:
-    class Run:
-        phase = Phase.ENDED
-        detail = {"took": took}
-
-    return Run
+def ended(took: float) -> Run:
+    return Run("w", 0, 0, Phase.ENDED, {"took": took})
 
 
 @pytest.mark.parametrize("state", ["draining", "away", "stuck"])
@@ -226,3 +236,47 @@ def test_what_is_purged_while_it_is_stopped_leaves_no_room_until_it_is_gone() ->
     scene.now += 1.0  # it was handed back: it is tried again
     scene.settle()
     assert len(scene.going()) == 1
+
+
+def test_a_node_that_hands_back_all_that_is_ahead_gets_that_ever_less_often() -> None:
+    scene = Scene()
+    scene.add(300)
+    back = 0
+    while scene.going():
+        ahead = [start for start in scene.going() if start.ahead][:1]
+        back += len(ahead)
+        for start in ahead:
+            scene.refuse(start.run, core.BEHIND)
+        if not ahead:
+            scene.end(0.001)
+    assert len(scene.over) == 300 + back
+    assert 4 < back < 20
+
+
+@pytest.mark.parametrize("why", [core.BEHIND, hands.NO_ROOM])
+def test_one_that_keeps_what_is_ahead_again_is_as_any_other(why: str) -> None:
+    worker = Bench().worker(cores=1)
+
+    def may_begin() -> int:
+        for count in range(1, 99):
+            worker.note_end(ended(0.0))
+            if worker.goes_ahead(0.0):
+                return count
+        return 99
+
+    def hand_back() -> None:
+        for _ in range(2):  # what was ahead comes back at once
+            worker.note_end(
+                ended(0.0)._replace(phase=Phase.RETURNED, detail={"why": why})
+            )
+
+    assert may_begin() == SHORT_RUNS
+    hand_back()
+    assert may_begin() == 2 * SHORT_RUNS
+    hand_back()
+    assert may_begin() == 4 * SHORT_RUNS
+    for _ in range(SHORT_RUNS):
+        worker.note_end(ended(0.0))
+    assert worker.goes_ahead(0.0)
+    hand_back()
+    assert may_begin() == 2 * SHORT_RUNS
