@@ -7,9 +7,10 @@ Rules. Pure (D6). The only author of GRANTED, LOST and given_up. Acts only while
 mesh says that this node may; remembers nothing that matters if it stops doing so.
 
 How it works. `decide(now)` calls lost what ran on workers that are gone, gives up what
-lost too many of them, grants what waits to who has room, and looks after tasks with
-more than one living run: it asks the worker of the smallest whether it still runs and
-has the others stopped only when that has answered yes just now.
+lost too many of them, grants what waits to who has room (and then, where runs are
+short, some ahead of their cores), and looks after tasks with more than one living run:
+it asks the worker of the smallest whether it still runs and has the others stopped only
+when that has answered yes just now.
 
 Invariants.
 D2  Nothing is granted unless the mesh lets this node (all of the component follow it,

@@ -52,7 +52,7 @@ HEARTBEAT_S = 1.0
 # Not two-way: without a valid frame for this long. A heartbeat's pause, a stop that is
 # none yet (PAUSE_S) and a slow frame must fit in: or it looks like a partition (D2).
 SUSPECT_S = 4.0
-DEAD_S = 5.0  # the link is closed; also not two-way: unheard by the peer for this long
+DEAD_S = 5.0  # not two-way: unheard by the peer for so long; it is closed by then
 PAUSE_S = 2.5  # a loop gap this long means that this process itself was stopped
 FREEZE_S = 3.0  # granting waits for who is about to join this long at most
 FLAP_S = 60.0  # a link that failed less than this ago ...

@@ -9,7 +9,7 @@ touches the disk of the state directory is done `aside`, in a thread: one that h
 holds up its tasks, never the loop.
 
 How it works: `Shells.lend` gives an idle keeper, or starts one; a keeper that is up is
-fed a `task_script`. What keepers report arrives as calls of the three functions that
+fed a `task_script`. What keepers report arrives as calls of the functions that
 the pool was made with. A keeper that is released waits for the next task, unless there
 are more of them than cores, or something is wrong with it.
 

@@ -21,7 +21,7 @@ from record import LOSSES_ALONE, Needs, Phase, Record, Run
 SHORT_S = 0.02  # a run of this length at most is short
 SHORT_RUNS = 4  # so many, one behind the other, say that the next will be short, too
 SHORT_RUNS_MOST = 4096  # the same where what was ahead comes back each time
-AHEAD_S = 1.0  # for this long; what is seen of an idle worker tells nothing
+AHEAD_S = 1.0  # for this long
 
 
 class Worker:
