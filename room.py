@@ -199,7 +199,7 @@ class Room:
 
     def deadline(self, now: float) -> Optional[float]:
         """Give the time when something is due here."""
-        times = [copying.until for copying in self._copying.values()]
+        times = [c.until for c in self._copying.values() if c.until > now]
         times += self._hand_back_at(now).values()
         if not (self.hands.is_stopping or self._is_asked) and self._is_wanted():
             times.append((self._facts_at or now) + FACTS_S)
@@ -253,6 +253,11 @@ class Room:
             return False
         return self.worker.is_quick(now) or self.is_kept(key)
 
+    def _is_late(self, copying: Copying, now: float) -> bool:
+        """Say whether nothing is waited for any longer; alone, a disk that hangs is."""
+        is_over = now >= copying.until
+        return is_over and (bool(self.mesh.links) or not self.worker.stuck)
+
     def on_got(self, peer: str, n: int, keys: Iterable[str]) -> None:
         """A peer has merged frame n of ours, with these records."""
         for run_key, copying in list(self._copying.items()):
@@ -280,7 +285,7 @@ class Room:
         for run_key, copying in list(self._copying.items()):
             if run_key not in held and run_key not in waiting:
                 del self._copying[run_key]
-            elif now >= copying.until or self._is_enough_here(copying.key, now):
+            elif self._is_late(copying, now) or self._is_enough_here(copying.key, now):
                 self._copy_is_made(run_key)
 
     def _copy_is_made(self, run_key: str) -> None:

@@ -74,6 +74,7 @@ class Attachments:
         self._heard: Dict[str, Dict[str, float]] = {}  # ghost -> comrade -> when
         self._deaths: Dict[str, Death] = {}
         self._reset_at: Dict[str, float] = {}  # ghost's machine -> when
+        self._wiped_at: Dict[str, float] = {}  # the same; what ended before is gone
         self._relay_died: Dict[str, float] = {}  # comrade -> when
         self._durable: Dict[str, Set[str]] = {}  # run -> comrades' disks
         self._frames: Dict[Any, Tuple[float, List[Tuple[str, str]]]] = {}
@@ -119,6 +120,7 @@ class Attachments:
     def on_wiped(self, host: "Host") -> None:
         """A disk is empty now."""
         self.kept.pop(host.name, None)
+        self._wiped_at[host.name] = self.world.t
 
     def on_end(self, life: "Life") -> None:
         """A run of a ghost has ended."""
@@ -222,8 +224,9 @@ class Attachments:
 
     def on_forgotten(self, process: Any, key: str) -> None:
         """A ghost has dropped a record: its ends must be durable."""
+        wiped_at = self._wiped_at.get(process.host.name, 0.0)
         for life in self.ledger.of_task.get(key, ()):
-            is_own = life.process.host is process.host
+            is_own = life.process.host is process.host and life.begun >= wiped_at
             if is_own and self.ledger.copies.is_said(life.run, Phase.ENDED):
                 is_kept = life.run in self.stored or is_covered(process, key)
                 self.check(is_kept, "D12", "the end of %s is forgotten" % life.run)
