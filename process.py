@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
 VERSION = "1.0"  # of the program; the protocol's is in wire.py
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
+AGAIN_S = 0.005  # Python drops an exception that a destructor was interrupted with
 LOG_LINES_MAX = 1000  # that wait for the disk
 LOG_CHARS_MAX = 10000  # of one: a traceback, with what a peer made of it
 LOG_BYTES_MAX = 10 << 20  # then the log begins anew, the old one is kept as log.old
@@ -71,10 +72,13 @@ class Limit:
             signal.signal(signal.SIGVTALRM, self._on_alarm)
             self._is_set = True
         try:
-            self._is_on = True
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-            return work(*args)
-        finally:
+            try:
+                self._is_on = True
+                signal.setitimer(signal.ITIMER_VIRTUAL, seconds, AGAIN_S)
+                return work(*args)
+            finally:
+                self._is_on = False
+        finally:  # also if one more came just then
             self._is_on = False
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 

@@ -79,6 +79,26 @@ def test_a_long_log_begins_anew_and_the_old_one_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "log.old").stat().st_size > 5000
 
 
+def test_a_limit_that_was_dropped_once_comes_again() -> None:
+    """As Python drops it where it interrupts a destructor."""
+    dropped = []
+
+    def work() -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except TimeoutError:
+                dropped.append(True)
+                if len(dropped) > 2:
+                    raise
+
+    with pytest.raises(TimeoutError):
+        process.within(0.001, work)
+    spins = sum(1 for _ in range(3000000))  # nothing comes afterwards
+    assert spins and len(dropped) == 3
+
+
 def test_a_regex_has_a_limit_of_our_time_not_of_the_machines() -> None:
     assert process.search("^a.c$", "abc") and not process.search("^b", "abc")
     assert process.search("(", "abc")  # a peer's, undecided
