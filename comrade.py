@@ -59,7 +59,7 @@ import wire  # noqa: E402
 import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Call, Control, Fetch  # noqa: E402
-from loop import Loop  # noqa: E402
+from loop import InOrder, Loop  # noqa: E402
 from node import Node  # noqa: E402
 from process import (  # noqa: E402
     CLOSE_S,
@@ -124,6 +124,7 @@ class Comrade:
         self._has_stepped = False  # since the node gave its deadline
         self._node_due: Optional[float] = 0.0  # that deadline
         self._gathered: List[core.Message] = []  # for the node's next tick
+        self.perform = InOrder(lambda effect: PERFORM[type(effect)](self, effect))
 
     # --- starting -----------------------------------------------------------------
 
@@ -537,11 +538,6 @@ class Comrade:
         else:
             self.node.take(self._gathered, clock())  # what came before it
             self.perform(self.node.step(message, clock()))
-
-    def perform(self, effects: Sequence[core.Effect]) -> None:
-        """Carry out effects in order."""
-        for effect in effects:
-            PERFORM[type(effect)](self, effect)
 
     def _hear_ghost(self, message: core.Message) -> None:
         """Take what the relay says; calls of utilities don't concern the core."""

@@ -59,7 +59,7 @@ from addresses import Sweep  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Call, Control  # noqa: E402
 from ghostnode import GhostNode  # noqa: E402
-from loop import Loop  # noqa: E402
+from loop import InOrder, Loop  # noqa: E402
 from process import (  # noqa: E402
     CLOSE_S,
     EXIT_DONE,
@@ -105,6 +105,7 @@ class Ghost:
         self.links: Dict[str, net.Link] = {}
         self.batches: Dict[int, store.Batch] = {}
         self.then: Dict[int, Callable[..., None]] = {}
+        self.perform = InOrder(lambda effect: PERFORM[type(effect)](self, effect))
         self.printed: Dict[str, bytes] = {}  # small outputs that may have to be sent
         self.stop_by: Optional[float] = None
         self._tickets = 0
@@ -376,11 +377,6 @@ class Ghost:
         """Give the core a message and perform what follows."""
         self._has_stepped = True
         self.perform(self.node.step(message, clock()))
-
-    def perform(self, effects: Sequence[core.Effect]) -> None:
-        """Carry out effects in order."""
-        for effect in effects:
-            PERFORM[type(effect)](self, effect)
 
     def stop(self) -> None:
         """Hand back what runs here and end."""

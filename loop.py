@@ -15,7 +15,8 @@ one in `tick` costs that turn: a bug of ours must not take the node with it.
 import selectors
 import signal
 import socket
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Iterable, Optional, Tuple
 
 from process import clock, traced
 
@@ -101,3 +102,28 @@ class Loop:
         for number in set(self._in.recv(4096)):
             if number in self._signals:
                 self._signals[number]()
+
+
+class InOrder:
+    """Does something with each of what it is given, in order.
+
+    What is given meanwhile, by that very doing, comes behind what was there: else an
+    older row of a record would be written over a newer one.
+    """
+
+    def __init__(self, do: Callable[[Any], None]) -> None:
+        self._do = do
+        self._left: Deque[Any] = deque()
+        self._is_on = False
+
+    def __call__(self, items: Iterable[Any]) -> None:
+        """Do it with these. What breaks is out of it; the rest comes with the next."""
+        self._left.extend(items)
+        if self._is_on:
+            return
+        self._is_on = True
+        try:
+            while self._left:
+                self._do(self._left.popleft())
+        finally:
+            self._is_on = False
