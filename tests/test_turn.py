@@ -6,6 +6,7 @@ import pytest
 
 import comrade
 import effects as core
+from loop import InOrder
 
 
 class Decider:
@@ -28,7 +29,7 @@ class Decider:
 def test_the_node_is_asked_once_it_was_told_something_or_is_due() -> None:
     one = comrade.Comrade.__new__(comrade.Comrade)
     node: Any = Decider()
-    one.node, one._gathered = node, []
+    one.node, one._gathered, one.perform = node, [], InOrder(lambda effect: None)
     one._has_stepped, one._node_due = False, 0.0
     one._tick_node(1.0)
     assert node.asked == [1.0]
@@ -51,7 +52,7 @@ def test_the_node_is_asked_once_it_was_told_something_or_is_due() -> None:
 def test_a_node_that_broke_is_asked_again() -> None:
     one = comrade.Comrade.__new__(comrade.Comrade)
     node: Any = Decider()
-    one.node, one._gathered = node, []
+    one.node, one._gathered, one.perform = node, [], InOrder(lambda effect: None)
     one._has_stepped, one._node_due = True, None
     node.tick = lambda now: 1 / 0
     with pytest.raises(ZeroDivisionError):
