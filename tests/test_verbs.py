@@ -93,6 +93,21 @@ def test_add_prints_the_id_alone_on_a_line_once_it_is_on_disk(desk):
     assert desk.started
 
 
+@pytest.mark.parametrize("disk, starts", [("no space left", True), ("later", False)])
+def test_a_grant_waits_for_a_disk_that_hangs_and_for_none_that_fails(disk, starts):
+    desk = Desk(cores=1)
+    for name in ("first", "second"):
+        desk.add(ID=name)
+    desk.disk = disk
+    desk.end("first")
+    desk.advance(9.0)
+    assert (len(desk.started) == 2) is starts
+    desk.disk = "at once"
+    desk.write()
+    desk.settle()
+    assert len(desk.started) == 2
+
+
 def test_an_add_that_the_disk_refuses_is_gone_again(desk):
     desk.disk = "no space left on the disk of /home"
     assert "no space left" in refused_no(desk, desk.ask("add_task", *SOUND))
