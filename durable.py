@@ -123,18 +123,16 @@ class Durable:
         """Write records as one transaction; `then` gets an error or ''."""
         keys = list(keys)
         rows = [(key, self._row(key)) for key in keys]
-        self._seq += 1
+        self._seq = seq = self._seq + 1
         self._clean(keys)
-        self._under_way.update(dict.fromkeys(keys, self._seq))
+        self._under_way.update(dict.fromkeys(keys, seq))
         meta = {"term": b"%d" % self.mesh.term, "hours": b"%d" % self.hours}
         purged = self.queue.purged
         unsaved = list(purged.unsaved)
         for writer in unsaved:  # In the batch that drops what they cover, or before.
             meta[PURGED + writer] = canonical(purged.intervals[writer])
         purged.unsaved.clear()
-        self.emit(Persist(self._seq, rows, meta, group, close, abort, may_wait))
-
-        seq = self._seq
+        self.emit(Persist(seq, rows, meta, group, close, abort, may_wait))
 
         def written(error: str) -> None:
             for key in keys:
@@ -146,7 +144,7 @@ class Durable:
                 self.dirty.update(dict.fromkeys(keys))
             then(error)
 
-        self._then[self._seq] = written
+        self._then[seq] = written
 
     def is_kept(self, key: str) -> bool:
         """Say whether this disk has a task as it is, or can't have it for now."""

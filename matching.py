@@ -418,8 +418,7 @@ class Matcher:
 
     def _is_kept(self, key: str) -> bool:
         return any(
-            worker.kept_for == key
-            and not (worker.draining or worker.away or worker.stuck)
+            worker.kept_for == key and not worker.takes_nothing()
             for worker in self.workers.values()
         )
 

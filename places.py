@@ -28,6 +28,8 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
+from slots import remove
+
 try:  # hashlib would bring OpenSSL along: 3.5 MiB
     from _blake2 import blake2b
 except ImportError:
@@ -155,7 +157,7 @@ class Places:
                 self._kept[where] = (digest, users - 1)
             else:
                 self._unlink(where)
-        _remove(self._record(run))
+        remove(self._record(run))
 
     def undo(self, record: str) -> None:
         """Remove what a former process recorded and didn't come to remove."""
@@ -175,7 +177,7 @@ class Places:
             elif kind == "file" and self._is_ours(where, rest[0], inodes.get(where)):
                 self._unlink(where)
         self._prune_all()
-        _remove(record)
+        remove(record)
 
     def has_file(self, name: str) -> bool:
         """Whether a file or directory is there, inside and reached through no link."""
@@ -369,13 +371,6 @@ def _copy(source: Any, target: Any, size: int, is_off: IsOff) -> None:
         copied += len(piece)
     if copied != size:
         raise ValueError(f"it has {copied} bytes where {size} were announced")
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 class Worker:

@@ -128,7 +128,7 @@ class Worker:
         _, memory, disk = self.used()
         kinds = [*self.runs.values(), (needs, alone)]
         return (
-            not (self.draining or self.away or self.stuck)
+            not self.takes_nothing()
             and fits_ahead(kinds, self.cores)
             and not (needs.files or needs.conditions)
             and not self.lacks(needs)
@@ -153,12 +153,14 @@ class Worker:
             found.append("is kept free for a bigger task that has waited longer")
         return found
 
+    def takes_nothing(self) -> bool:
+        """Say whether it gets nothing new, whatever room it has."""
+        return self.draining or self.away or self.stuck
+
     def is_full(self) -> bool:
         """Say whether no task at all fits, without looking at any."""
         return (
-            self.draining
-            or self.away
-            or self.stuck
+            self.takes_nothing()
             or self.cores <= sum(needs.cores for needs, _ in self.runs.values())
             or any(lonely for _, lonely in self.runs.values())
         )
