@@ -254,6 +254,8 @@ class Coordinator:
 
     def _match(self, now: float) -> None:
         """Fill free cores first; then give what runs short tasks some ahead."""
+        if not self.matcher.ready:
+            return
         workers = self.matcher.workers.values()
         free = [worker for worker in workers if not worker.is_full()]
         left = self._match_all(free, self.matcher.pick, GRANTS_A_TURN, now)

@@ -108,6 +108,10 @@ class Link:
         is_sure = self.is_settled() and not self.was_doubted
         return is_sure and self.hold_until <= now < self.doubtful_at()
 
+    def is_at_rest(self, now: float) -> bool:
+        """Say whether it counts, and the queue at its other end is ours."""
+        return self.is_two_way(now) and self.root_differs == 0
+
     def doubtful_at(self) -> float:
         """Give the time when it stops being two-way, if nothing comes."""
         return min(self.heard_at + SUSPECT_S, self.echoed_at + DEAD_S)

@@ -90,6 +90,7 @@ from waits import Search
 from workers import Why, Worker
 
 LOOK_S = 1.0  # with runs in the cluster, what they became is looked at this often
+REST_S = 5.0  # with nothing to do the whole of it is looked at this often
 BYE_WAIT_S = 0.5  # all is handed back and on disk: a slow peer gets it so long
 
 
@@ -134,6 +135,10 @@ class Node:
         self.roster = Roster(me, self.mesh, self.matcher, self.ghosts.where)
         self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
         self._is_sending = self._is_moving = self._is_purging = False
+        self._has_news = True  # since the last turn, as far as may matter
+        self._due: Optional[float] = None  # the deadline of the last tick
+        self._turn_due: Optional[float] = None  # and that without the mesh's
+        self._rest_until = 0.0  # the next turn in any case
         self._bye_at: Optional[float] = None
         self._is_over = False
 
@@ -142,6 +147,7 @@ class Node:
     def step(self, message: Message, now: float) -> List[Effect]:
         """Take one message; give what is to be done."""
         self._wake(now)
+        self._has_news = True
         DISPATCH[type(message)](self, message, now)
         return self._turn(now)
 
@@ -155,22 +161,59 @@ class Node:
             message = messages.pop(0)
             try:
                 DISPATCH[type(message)](self, message, now)
+                self._has_news = self._has_news or not self._is_mere_beat(message)
             except Exception:
+                self._has_news = True
                 if isinstance(message, Frame) and message.peer in self.mesh.links:
                     self.peers.close(message.peer, "bad frame", "broken", now)
                 raise
 
     def tick(self, now: float) -> Tuple[List[Effect], Optional[float]]:
-        """Do what is due; give it and the time of the next call, if any is needed."""
+        """Do what is due; give it and the time of the next call, if any is needed.
+
+        Heartbeats of peers at rest make no turn, and neither do ours while nothing is
+        left to do here: else most of what a comrade costs at rest would be that.
+        """
         self._wake(now)
+        if not self._has_news and (self._due is None or now < self._due):
+            return [], self._due
         self.mesh.tick(now, lambda: self.queue.root, self.replica.is_sent)
         self.peers.close_silent(now)
-        effects = self._turn(now)
-        return effects, self._deadline(now)
+        if self._is_at_rest(now):
+            effects, self._effects = self._effects, []
+        else:
+            effects, self._has_news = self._turn(now), False
+            self._turn_due, self._rest_until = self._deadline(now), now + REST_S
+        times = (self._turn_due, self.mesh.deadline())
+        self._due = min((t for t in times if t is not None), default=None)
+        return effects, self._due
+
+    def _is_at_rest(self, now: float) -> bool:
+        """Say whether a turn would find nothing to do, now or soon."""
+        return (
+            not self._has_news
+            and now < self._rest_until
+            and (self._turn_due is None or now < self._turn_due)
+            and not (self.queue.unfinished() or self.ghosts.own)
+            and self.durable.is_clean()
+            and not self.hands.is_stopping
+            and all(
+                link.is_at_rest(now) and not link.news
+                for link in self.mesh.links.values()
+            )
+        )
+
+    def _is_mere_beat(self, message: Message) -> bool:
+        """Say whether it was a heartbeat that changed nothing, nor led to anything."""
+        if not isinstance(message, Frame) or message.kind != "HEARTBEAT":
+            return False
+        link = self.mesh.links.get(message.peer)
+        return link is not None and link.is_at_rest(self.now) and not self._effects
 
     def _wake(self, now: float) -> None:
         self.now = now
         if self.mesh.notice_pause(now):
+            self._has_news = True
             self.peers.on_pause(now)
 
     def _turn(self, now: float) -> List[Effect]:
@@ -213,7 +256,7 @@ class Node:
         if self._is_sending or self._is_moving or self._is_purging or is_scanning:
             return now
         coordinator = self.coordinator
-        times = [self.durable.deadline(now), self.mesh.deadline()]
+        times = [self.durable.deadline(now)]
         times += [self.room.deadline(now), coordinator.next_gone, self._bye_at]
         times += [self.purge.deadline(), self.ghosts.deadline()]
         times.append(self.matcher.probation.deadline(now))
@@ -266,6 +309,7 @@ class Node:
     def _on_change(
         self, record: Record, old: Optional[State], new: Optional[State]
     ) -> None:
+        self._has_news = True
         self.matcher.on_change(record, old, new)
         self.purge.note(record)
         self.durable.dirty[record.key] = None
