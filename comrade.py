@@ -193,7 +193,7 @@ class Comrade:
                 self.step,
                 lambda: self.node.me.name,
                 lambda: self.node.me.address,
-                lambda: self.node.shown_name(self.node.mesh.facts),
+                lambda: self.node.worker.name,  # as the mesh sees it
                 lambda: self.node.room.all_tags(),
                 self._use,
                 lambda event: self.outputs.on_ended(event),

@@ -29,7 +29,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from effects import Acked, Effect, Log, Persist, Written
 from matching import Matcher
 from mesh import Mesh
-from record import canonical, text_of
+from record import canonical
 from replica import Replica
 from taskqueue import Queue
 
@@ -169,7 +169,7 @@ class Durable:
         record = self.queue.records.get(key)
         if record is None:
             return None
-        text = text_of(record)
+        text = self.queue.take_text(record)
         if record.over_at >= 0:
             text = b'%s,"%s":%d}' % (text[:-1], OVER_AT.encode(), record.over_at)
         return text

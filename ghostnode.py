@@ -142,7 +142,6 @@ class GhostNode:
 
     def _turn(self) -> List[Effect]:
         self.hands.look_again()
-        self.queue.changed.clear()
         self.reports.flush(self.now)
         if self.peer:
             self._tell_offer()
@@ -169,7 +168,6 @@ class GhostNode:
         """Take the ends that former processes couldn't tell anybody."""
         self._former = list(former)
         self.reports.load(rows, self._former)
-        self.queue.changed.clear()
 
     def begin(
         self, given: Iterable[str], remembered: Iterable[str], now: float

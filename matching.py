@@ -215,7 +215,7 @@ class Matcher:
             if known is not None:
                 del self.held[run_key]
                 if known in self.workers:
-                    self.workers[known].runs.pop(run_key, None)
+                    self.workers[known].release(run_key)
                     self.workers[known].note_end(run)
                 if run.phase is Phase.ENDED and not gone:
                     took = float(run.detail.get("took", 0.0))
@@ -223,11 +223,7 @@ class Matcher:
             if holder is not None:
                 self.held[run_key] = holder
                 if holder in self.workers:
-                    self._commit(self.workers[holder], run_key, record)
-
-    def _commit(self, worker: Worker, run_key: str, record: Record) -> None:
-        worker.runs[run_key] = (record.needs, is_lonely(record))
-        worker.granted_since += record.needs.memory
+                    self.workers[holder].hold(run_key, record.needs, is_lonely(record))
 
     def attach(self, worker: Worker) -> None:
         """Know a worker, with the runs of its writer that the queue has."""
@@ -237,7 +233,7 @@ class Matcher:
             for record in self.queue.records.values():
                 for run_key in record.runs:
                     if self.held.get(run_key) == worker.writer:
-                        self._commit(worker, run_key, record)
+                        worker.hold(run_key, record.needs, is_lonely(record))
         self._unpark([*worker.holds, NOWHERE])
 
     def detach(self, writer: str) -> None:

@@ -231,7 +231,6 @@ class Node:
         self._forget_old(now)
         self.room.expire(now)
         self.hands.look_again()
-        self.queue.changed.clear()
         self.ghosts.flush(now)  # Before: what it waits for is a copy yet to be sent.
         self._is_sending = self.replica.flush()
         self.mesh.gossip(self.replica.may_gossip)
@@ -281,7 +280,6 @@ class Node:
         self.durable.load_purged(meta)
         for wire in rows:
             self.durable.load(wire)
-        self.queue.changed.clear()
         self.durable.dirty.clear()
         self.durable.hours = int(meta.get("hours", b"0"))
         self.mesh.term = max(self.mesh.term, int(meta.get("term", b"0")))

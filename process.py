@@ -22,6 +22,7 @@ import time
 from queue import SimpleQueue
 from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 VERSION = "1.0"  # of the program; the protocol's is in wire.py
 SEARCH_S = 0.02  # of a user's regex on one command; then it counts as matching
 AGAIN_S = 0.005  # Python drops an exception that a destructor was interrupted with
@@ -52,7 +53,7 @@ class Quit(Exception):
 
 def clock() -> float:
     """Give the seconds since boot, suspend included where the system counts it (D4)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(CLOCK)
 
 
 class Limit:

@@ -166,7 +166,8 @@ class Needs(NamedTuple):
     @property
     def disk(self) -> int:
         """Bytes that must be free where it runs: STORAGE and the files' sizes."""
-        return self.storage + sum(file.size for file in self.files)
+        sizes = sum(file.size for file in self.files) if self.files else 0
+        return self.storage + sizes
 
 
 class Run(NamedTuple):

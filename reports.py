@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from effects import Effect, Log, Persist, Push, Send, Written
 from hands import Hands
-from record import FINAL, Malformed, Phase, Record, encode, text_of
+from record import FINAL, Malformed, Phase, Record, encode
 from taskqueue import Queue
 
 ANSWER_S = 5.0  # a request is answered within this, or the clairvoyant is lost (seed)
@@ -246,7 +246,7 @@ class Reports:
         for key in self._unsaved:
             record = self.queue.records.get(key)
             if record is not None and self._ends(record):
-                rows.append((key, text_of(record)))
+                rows.append((key, self.queue.take_text(record)))
                 self._on_disk.add(key)
             elif key in self._on_disk:
                 rows.append((key, None))

@@ -56,6 +56,7 @@ from shells import Keeper, Shells, Told, Watcher, tried
 from slots import Slot
 from taskscript import Scripts
 
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
 DISK_S = 3.0  # a start that the disk holds up for longer is for another node
@@ -72,7 +73,7 @@ __all__ += ["SMALL_OUTPUT_BYTES", "Sandbox", "Started", "renames", "unique_name"
 
 def _clock() -> float:
     """Seconds that go on while the machine is suspended, where the system has them."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(CLOCK)
 
 
 class Sandbox:

@@ -7,8 +7,8 @@ How it works. `records` maps keys to records. Each change, local or merged from 
 peer, goes through `_settle`: state and hash are computed anew, the tree of hashes is
 corrected by XOR, and `on_change(record, old state, new state)` is told (the matcher
 keeps its indexes by it; None is "not there"; a record whose order or spec a merge
-changed goes, and comes back as another object). Keys that changed gather in `changed`
-until node.py drains it to the peers and the disk.
+changed goes, and comes back as another object). What was hashed for that is kept for
+the disk, which wants it next (`take_text`).
 
 PURGED is remembered per writer as intervals that never bridge an id that isn't
 purged itself: a comrade that was away for a year can't bring back what is done with,
@@ -54,9 +54,11 @@ from record import (
     hash64,
     is_name,
     split_key,
+    text_of,
 )
 
 LEAVES = 512  # of the hash tree: one that differs costs the list of its ids
+TEXTS_MAX, TEXT_BYTES_MAX = 1000, 2000  # that are kept for the disk, and of each
 FRAME_RECORDS_MAX = 5000  # several times what any sender puts into one
 MALFORMED_MAX = 1000  # records set aside that are told apart; more aren't counted
 SUFFIX_CHARS = 4  # of a hash: tells tasks of one name apart; more if it must be
@@ -121,7 +123,7 @@ class Queue:
         self._hashed = [0] * LEAVES
         self._stale: Set[int] = set()  # leaves that changed since
         self.lamport = 0
-        self.changed: Set[str] = set()
+        self._texts: Dict[str, bytes] = {}  # of records that changed lately
         self.version = 0  # grows with every change
         self.counts: Dict[State, int] = {state: 0 for state in State}
         self.contradictions = 0
@@ -157,13 +159,14 @@ class Queue:
 
     def join(self, theirs: Record) -> Joined:
         """Join a record as `decode` gave it; its object is ours from now on."""
-        key, digest = theirs.key, theirs.digest
+        key, text = theirs.key, text_of(theirs)
+        digest = hash64(text)
         if self.purged.covers(key):
             return Joined(key, None, False)
         self.lamport = max(self.lamport, theirs.order)
         mine = self.records.get(key)
         if mine is None:
-            self._insert(theirs, digest)
+            self._insert(theirs, text)
             return Joined(key, theirs, True)
         known = self._digest_of(mine)
         if known == digest:
@@ -298,6 +301,10 @@ class Queue:
         """Give the number of tasks waiting or running."""
         return self.counts[State.WAITING] + self.counts[State.RUNNING]
 
+    def take_text(self, record: Record) -> bytes:
+        """Give what `text_of` gives, for the disk: once, it is at hand."""
+        return self._texts.pop(record.key, None) or text_of(record)
+
     def find(self, text: str) -> List[Record]:
         """Give the tasks that an id, or the beginning of one, may mean.
 
@@ -349,7 +356,7 @@ class Queue:
 
     # --- the one way in and out ---------------------------------------------------
 
-    def _insert(self, record: Record, digest: Optional[int] = None) -> int:
+    def _insert(self, record: Record, text: Optional[bytes] = None) -> int:
         if len(self._needs) > 2 * len(self.records) + SPARE_NEEDS:
             self._needs = {r.needs: r.needs for r in self.records.values()}
         self._share(record)
@@ -359,7 +366,7 @@ class Queue:
         if record.name:
             self.names.setdefault(record.name, []).append(record.key)
             self._tell_apart(record.name)
-        return self._settle(record, None, digest)
+        return self._settle(record, None, text)
 
     def _share(self, record: Record) -> None:
         """Let what neighbours have in common be one object."""
@@ -379,18 +386,20 @@ class Queue:
         return record.digest if known is None else known
 
     def _settle(
-        self, record: Record, known: Optional[int], digest: Optional[int] = None
+        self, record: Record, known: Optional[int], text: Optional[bytes] = None
     ) -> int:
         """Follow a change; `known`: the hash before, None for what is new.
 
-        `digest` is given if it is known already: the dearest part of a merge.
+        `text` is given if it is known already: the dearest part of a merge.
         """
         old = None if known is None else record.state
         record.state = derive(record)
-        if digest is None:
-            digest = record.digest
+        if text is None:
+            text = text_of(record)
+        digest = hash64(text)
         if digest == known:
             return digest
+        self._keep_text(record.key, text)
         if record.state is State.RUNNING:
             self._digests[record.key] = digest
         else:
@@ -400,10 +409,16 @@ class Queue:
             self.counts[record.state] += 1
             if old is not None:
                 self.counts[old] -= 1
-        self.changed.add(record.key)
         self.version += 1
         self.on_change(record, old, record.state)
         return digest
+
+    def _keep_text(self, key: str, text: bytes) -> None:
+        self._texts.pop(key, None)
+        if len(self._texts) >= TEXTS_MAX:  # there are some that no disk wants
+            self._texts.clear()
+        if len(text) <= TEXT_BYTES_MAX:
+            self._texts[key] = text
 
     def _turn_leaf(self, key: str, bits: int) -> None:
         leaf = leaf_of(key)
@@ -424,7 +439,7 @@ class Queue:
             if not self.names[record.name]:
                 del self.names[record.name]
             self._tell_apart(record.name)
-        self.changed.add(record.key)
+        self._texts.pop(record.key, None)
         self.version += 1
         self.on_change(record, record.state, None)
 

@@ -16,6 +16,7 @@ such a task; so the keeper, a bash itself, runs it as its own background job: wh
 import os
 import re
 import signal
+from functools import lru_cache
 from typing import Callable, Dict, Mapping, Tuple
 
 # Names to which bash gives a meaning of its own. In a keeper's environment they would
@@ -145,11 +146,13 @@ class Scripts:
 
 
 def _assignments(environ: Mapping[str, str]) -> bytes:
-    words = [
-        name.encode() + b"=" + quote(os.fsencode(value)) + b" "
-        for name, value in environ.items()
-    ]
-    return b"".join(words)
+    return b"".join(map(_assignment, environ.items()))
+
+
+@lru_cache(maxsize=100)
+def _assignment(entry: Tuple[str, str]) -> bytes:
+    """Make one; most have the same value for each task."""
+    return entry[0].encode() + b"=" + quote(os.fsencode(entry[1])) + b" "
 
 
 def cause_of(status: int, was_signalled: bool) -> str:

@@ -39,22 +39,40 @@ class Worker:
         self.draining = False
         self.away = False  # suspect, or not reconciled: gets nothing new
         self.stuck = False  # its disk hangs: gets nothing new
-        self.runs: Dict[str, Tuple[Needs, bool]] = {}
+        self.runs: Dict[str, Tuple[Needs, bool]] = {}  # by hold and release alone
         self.granted_since: int = 0  # bytes asked by runs younger than free_memory
         self.refused: Dict[str, Tuple[float, float, str]] = {}  # until, delay, why
         self.kept_for = ""  # the key of a big task that this worker is kept free for
+        self._used = (0, 0, 0)
+        self._lonely = 0  # runs that have the node for themselves
         self._short_runs = 0  # that ended here, one behind the other
         self._short_wanted = SHORT_RUNS  # before some go ahead
         self._ahead_until = float("-inf")
 
+    def hold(self, run_key: str, needs: Needs, alone: bool) -> None:
+        """Take a run."""
+        self.release(run_key)
+        self.runs[run_key] = (needs, alone)
+        self.granted_since += needs.memory
+        self._count(needs, alone, 1)
+
+    def release(self, run_key: str) -> None:
+        """Let go of a run, if it was here."""
+        if run_key in self.runs:
+            self._count(*self.runs.pop(run_key), -1)
+
+    def _count(self, needs: Needs, alone: bool, sign: int) -> None:
+        cores, memory, disk = self._used
+        self._lonely += sign * alone
+        self._used = (
+            cores + sign * needs.cores,
+            memory + sign * needs.memory,
+            disk + sign * needs.disk,
+        )
+
     def used(self) -> Tuple[int, int, int]:
         """Give cores, memory and disk that the runs here asked for."""
-        runs = self.runs.values()
-        return (
-            sum(needs.cores for needs, _ in runs),
-            sum(needs.memory for needs, _ in runs),
-            sum(needs.disk for needs, _ in runs),
-        )
+        return self._used
 
     def could_hold(self, needs: Needs, here: List[str]) -> bool:
         """Say whether it has the size and the conditions, busy or not."""
@@ -81,7 +99,7 @@ class Worker:
         found = []
         if self.runs and alone:
             found.append(f"wants the node for itself: {tasks(len(self.runs))} there")
-        if any(lonely for _, lonely in self.runs.values()):
+        if self._lonely:
             found.append("a task has the node for itself")
         if needs.cores > self.cores - cores:
             free = self.cores - cores
@@ -159,11 +177,7 @@ class Worker:
 
     def is_full(self) -> bool:
         """Say whether no task at all fits, without looking at any."""
-        return (
-            self.takes_nothing()
-            or self.cores <= sum(needs.cores for needs, _ in self.runs.values())
-            or any(lonely for _, lonely in self.runs.values())
-        )
+        return self.takes_nothing() or self.cores <= self._used[0] or bool(self._lonely)
 
 
 def fits_ahead(kinds: List[Tuple[Needs, bool]], cores: int) -> bool:

@@ -399,7 +399,7 @@ def test_malformed_records_are_counted_by_content_and_not_without_bound_d9():
         queue.merge({"k": n, "a": 1})
         queue.merge({"a": 1, "k": n})
     assert len(queue.malformed) == 1000
-    assert not queue.records and not queue.changed
+    assert not queue.records
 
 
 @pytest.mark.parametrize("wires", ["x" * 100000, {}, None, [None] * 5001])
@@ -408,3 +408,31 @@ def test_what_is_no_list_of_records_is_refused_as_a_whole_d9(wires: Any) -> None
     with pytest.raises(Malformed, match="records must be a list"):
         queue.join_all(wires)
     assert not queue.malformed
+
+
+def test_the_text_for_the_disk_is_that_of_the_record_whatever_became_of_it() -> None:
+    queue, other = Queue(), Queue()
+    draw = random.Random(3)
+    for n in range(1, 2001):
+        command = "x" * draw.choice([1, 1, 1, 3000])
+        queue.add(f"{n}-{W}", command, Needs(), "me", 1.0, "")
+        key = f"{draw.randrange(1, n + 1)}-{W}"
+        record = queue.records.get(key)
+        step = draw.randrange(6)
+        if record is not None and step == 0:
+            queue.delete(key)
+        elif record is not None and step == 1:
+            queue.purge([key])
+        elif record is not None and step == 2 and not record.runs:
+            queue.grant(key, f"1.1.{W}.{n}", Run(W, 0, 0, Phase.GRANTED, {"node": "a"}))
+        elif record is not None and step == 3:
+            other.merge(encode(record))
+            if key in other.records:
+                other.delete(key)
+                queue.merge(encode(other.records[key]))
+        elif record is not None and step == 4:
+            assert queue.take_text(record) == text_of(record)
+    assert len(queue.records) > 1000
+    for record in queue.records.values():
+        assert queue.take_text(record) == text_of(record) == canonical(encode(record))
+    assert not queue._texts
