@@ -193,7 +193,7 @@ class Comrade:
                 self.step,
                 lambda: self.node.me.name,
                 lambda: self.node.me.address,
-                lambda: self.node.worker.name,  # as the mesh sees it
+                lambda: self.node.worker.name,
                 lambda: self.node.room.all_tags(),
                 self._use,
                 lambda event: self.outputs.on_ended(event),
@@ -418,7 +418,7 @@ class Comrade:
 
     def _ready_line(self) -> str:
         node = self.node
-        names = [node.shown_name(member.facts) for member in node.mesh.others()]
+        names = [node.roster.shown_name(member.facts) for member in node.mesh.others()]
         return "leoronic: %s is ready at %s:%d, %d core%s, %s of memory; %s" % (
             node.me.name,
             node.me.address,

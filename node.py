@@ -16,6 +16,7 @@ This file ties the parts together; each has one concern:
     room                what this machine offers, and when a grant to it may start
     coordinator         what one comrade of a component decides for all
     peers               links and frames
+    rest                when heartbeats make no turn
     ghosts              the light workers, and who is whose
     roster              the members in words
     reasons             why a task waits, in words
@@ -83,6 +84,7 @@ from peers import Peers
 from purge import Purge
 from record import Record, State, run_order, split_key
 from replica import Replica
+from rest import Rest
 from room import Room
 from roster import Roster
 from taskqueue import Queue
@@ -90,7 +92,6 @@ from waits import Search
 from workers import Why, Worker
 
 LOOK_S = 1.0  # with runs in the cluster, what they became is looked at this often
-REST_S = 5.0  # with nothing to do the whole of it is looked at this often
 BYE_WAIT_S = 0.5  # all is handed back and on disk: a slow peer gets it so long
 
 
@@ -135,10 +136,7 @@ class Node:
         self.roster = Roster(me, self.mesh, self.matcher, self.ghosts.where)
         self.adding = Adding(me, self.queue, self.durable, self.room, self.emit)
         self._is_sending = self._is_moving = self._is_purging = False
-        self._has_news = True  # since the last turn, as far as may matter
-        self._due: Optional[float] = None  # the deadline of the last tick
-        self._turn_due: Optional[float] = None  # and that without the mesh's
-        self._rest_until = 0.0  # the next turn in any case
+        self.rest = Rest(self)
         self._bye_at: Optional[float] = None
         self._is_over = False
 
@@ -147,7 +145,7 @@ class Node:
     def step(self, message: Message, now: float) -> List[Effect]:
         """Take one message; give what is to be done."""
         self._wake(now)
-        self._has_news = True
+        self.rest.has_news = True
         DISPATCH[type(message)](self, message, now)
         return self._turn(now)
 
@@ -161,59 +159,31 @@ class Node:
             message = messages.pop(0)
             try:
                 DISPATCH[type(message)](self, message, now)
-                self._has_news = self._has_news or not self._is_mere_beat(message)
+                self.rest.note(message, not self._effects)
             except Exception:
-                self._has_news = True
+                self.rest.has_news = True
                 if isinstance(message, Frame) and message.peer in self.mesh.links:
                     self.peers.close(message.peer, "bad frame", "broken", now)
                 raise
 
     def tick(self, now: float) -> Tuple[List[Effect], Optional[float]]:
-        """Do what is due; give it and the time of the next call, if any is needed.
-
-        Heartbeats of peers at rest make no turn, and neither do ours while nothing is
-        left to do here: else most of what a comrade costs at rest would be that.
-        """
+        """Do what is due; give it and the time of the next call, if any is needed."""
         self._wake(now)
-        if not self._has_news and (self._due is None or now < self._due):
-            return [], self._due
+        if not self.rest.is_over(now):
+            return [], self.rest.next_at
         self.mesh.tick(now, lambda: self.queue.root, self.replica.is_sent)
         self.peers.close_silent(now)
-        if self._is_at_rest(now):
+        if self.rest.goes_on(now):
             effects, self._effects = self._effects, []
         else:
-            effects, self._has_news = self._turn(now), False
-            self._turn_due, self._rest_until = self._deadline(now), now + REST_S
-        times = (self._turn_due, self.mesh.deadline())
-        self._due = min((t for t in times if t is not None), default=None)
-        return effects, self._due
-
-    def _is_at_rest(self, now: float) -> bool:
-        """Say whether a turn would find nothing to do, now or soon."""
-        return (
-            not self._has_news
-            and now < self._rest_until
-            and (self._turn_due is None or now < self._turn_due)
-            and not (self.queue.unfinished() or self.ghosts.own)
-            and self.durable.is_clean()
-            and not self.hands.is_stopping
-            and all(
-                link.is_at_rest(now) and not link.news
-                for link in self.mesh.links.values()
-            )
-        )
-
-    def _is_mere_beat(self, message: Message) -> bool:
-        """Say whether it was a heartbeat that changed nothing, nor led to anything."""
-        if not isinstance(message, Frame) or message.kind != "HEARTBEAT":
-            return False
-        link = self.mesh.links.get(message.peer)
-        return link is not None and link.is_at_rest(self.now) and not self._effects
+            effects = self._turn(now)
+            self.rest.begin(now, self._deadline(now))
+        return effects, self.rest.wait()
 
     def _wake(self, now: float) -> None:
         self.now = now
         if self.mesh.notice_pause(now):
-            self._has_news = True
+            self.rest.has_news = True
             self.peers.on_pause(now)
 
     def _turn(self, now: float) -> List[Effect]:
@@ -307,7 +277,7 @@ class Node:
     def _on_change(
         self, record: Record, old: Optional[State], new: Optional[State]
     ) -> None:
-        self._has_news = True
+        self.rest.has_news = True
         self.matcher.on_change(record, old, new)
         self.purge.note(record)
         self.durable.dirty[record.key] = None
@@ -430,6 +400,7 @@ class Node:
     def _on_moved(self, message: Moved, now: float) -> None:
         self.me = self.me._replace(address=message.address)
         self.room.on_moved(self.me)
+        self.roster.name_own()
 
     def _on_dial_refused(self, message: DialRefused, now: float) -> None:
         self.mesh.on_refused(message.peer, now)
@@ -464,18 +435,6 @@ class Node:
     def all_tags(self) -> Set[str]:
         """Give this node's tags, the one that ghosts give among them."""
         return self.room.all_tags()
-
-    def shown_name(self, facts: Dict[str, Any]) -> str:
-        """Give a node's name; name@address where nodes share one."""
-        return self.roster.shown_name(facts)
-
-    def find_nodes(self, text: str) -> List[str]:
-        """Give the ids of the nodes that a name, name@address or address means."""
-        return self.roster.find_nodes(text)
-
-    def node_of(self, writer: str) -> str:
-        """Give the id of the node that a process with that writer is, or was."""
-        return self.roster.node_of(writer)
 
     def members(self) -> List[Dict[str, Any]]:
         """Give the nodes, as `leoronic_nodes --json` shows them."""

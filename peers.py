@@ -167,14 +167,14 @@ class Peers:
             if worker is None:
                 worker = Worker(member.writer, "", 0, 0)
                 matcher.attach(worker)
-            worker.name = self.node.shown_name(facts)
+            worker.name = self.node.roster.shown_name(facts)
             worker.cores, worker.memory = facts["cores"], facts["memory"]
             worker.free_memory = facts["free_memory"]
             worker.free_disk = facts["free_disk"]
             worker.draining = facts["draining"]
             worker.stuck = facts.get("stuck", False)
             matcher.facts(worker, frozenset(facts["holds"]))
-        self.node.worker.name = self.node.shown_name(self.mesh.facts)
+        self.node.roster.name_own()
         claims = self.mesh.claims().values()
         self.hands.term = max([self.hands.term, *(claim[0] for claim in claims)])
         self._share()

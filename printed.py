@@ -140,7 +140,7 @@ class Printing:
         """
         args: Dict[str, Any] = {"run": self.run_key, "which": self.which}
         args["offset"] = self.offset
-        to = self.ctl.node.node_of(run.worker)
+        to = self.ctl.node.roster.node_of(run.worker)
         said = yield Letter(to, "live", args, patience=patience)
         if said is None:
             return None

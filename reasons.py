@@ -165,7 +165,7 @@ def _granting(node: "Node", now: float) -> Why:
     mesh, coordinator = node.mesh, node.coordinator
     first = mesh.members.get(mesh.coordinator())
     if first is not None:
-        return Why("granting", True, "by " + node.shown_name(first.facts))
+        return Why("granting", True, "by " + node.roster.shown_name(first.facts))
     if node.hands.is_stopping:
         return Why("granting", False, "this comrade is stopping")
     away = coordinator.wait_for - mesh.component

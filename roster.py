@@ -32,6 +32,11 @@ class Roster:
         name = str(facts["name"])
         return name if names.count(name) < 2 else "%s@%s" % (name, facts["address"])
 
+    def name_own(self) -> None:
+        """Know by which name this node is shown, now that others may share it."""
+        worker = self.matcher.workers[self.me.writer]
+        worker.name = self.shown_name(self.mesh.facts)
+
     def ghost_name(self, writer: str) -> str:
         """Give a ghost's name, as a comrade's; told apart on one machine by its id."""
         offer = self.ghosts.known[writer]["offer"]

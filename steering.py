@@ -119,7 +119,7 @@ def _node_named(ctl: Control, call: Call, names: Sequence[str]) -> str:
     name = names[0]
     if not name or name.startswith("-"):
         raise Wrong(told("NODE can't be a node", name, "see leoronic_nodes"))
-    found = ctl.node.find_nodes(name) or ctl.node.find_nodes(name.lower())
+    found = ctl.node.roster.find_nodes(name) or ctl.node.roster.find_nodes(name.lower())
     if not found:
         what = "NODE is no node's name or address"
         raise No(told(what, name, "see leoronic_nodes"))

@@ -8,7 +8,7 @@ peer, goes through `_settle`: state and hash are computed anew, the tree of hash
 corrected by XOR, and `on_change(record, old state, new state)` is told (the matcher
 keeps its indexes by it; None is "not there"; a record whose order or spec a merge
 changed goes, and comes back as another object). What was hashed for that is kept for
-the disk, which wants it next (`take_text`).
+the disk, which wants it next (Texts).
 
 PURGED is remembered per writer as intervals that never bridge an id that isn't
 purged itself: a comrade that was away for a year can't bring back what is done with,
@@ -112,6 +112,22 @@ class Joined(NamedTuple):
     is_just_so: bool
 
 
+class Texts(Dict[str, bytes]):
+    """Texts of records that changed lately, by key."""
+
+    def keep(self, key: str, text: bytes) -> None:
+        """Have it at hand, unless it is long."""
+        self.pop(key, None)
+        if len(self) >= TEXTS_MAX:  # there are some that no disk wants
+            self.clear()
+        if len(text) <= TEXT_BYTES_MAX:
+            self[key] = text
+
+    def take(self, record: Record) -> bytes:
+        """Give what `text_of` gives, once without making it."""
+        return self.pop(record.key, None) or text_of(record)
+
+
 class Queue:
     """All tasks of the cluster, as this replica knows them."""
 
@@ -123,7 +139,7 @@ class Queue:
         self._hashed = [0] * LEAVES
         self._stale: Set[int] = set()  # leaves that changed since
         self.lamport = 0
-        self._texts: Dict[str, bytes] = {}  # of records that changed lately
+        self.texts = Texts()
         self.version = 0  # grows with every change
         self.counts: Dict[State, int] = {state: 0 for state in State}
         self.contradictions = 0
@@ -301,10 +317,6 @@ class Queue:
         """Give the number of tasks waiting or running."""
         return self.counts[State.WAITING] + self.counts[State.RUNNING]
 
-    def take_text(self, record: Record) -> bytes:
-        """Give what `text_of` gives, for the disk: once, it is at hand."""
-        return self._texts.pop(record.key, None) or text_of(record)
-
     def find(self, text: str) -> List[Record]:
         """Give the tasks that an id, or the beginning of one, may mean.
 
@@ -399,7 +411,7 @@ class Queue:
         digest = hash64(text)
         if digest == known:
             return digest
-        self._keep_text(record.key, text)
+        self.texts.keep(record.key, text)
         if record.state is State.RUNNING:
             self._digests[record.key] = digest
         else:
@@ -412,13 +424,6 @@ class Queue:
         self.version += 1
         self.on_change(record, old, record.state)
         return digest
-
-    def _keep_text(self, key: str, text: bytes) -> None:
-        self._texts.pop(key, None)
-        if len(self._texts) >= TEXTS_MAX:  # there are some that no disk wants
-            self._texts.clear()
-        if len(text) <= TEXT_BYTES_MAX:
-            self._texts[key] = text
 
     def _turn_leaf(self, key: str, bits: int) -> None:
         leaf = leaf_of(key)
@@ -439,7 +444,7 @@ class Queue:
             if not self.names[record.name]:
                 del self.names[record.name]
             self._tell_apart(record.name)
-        self._texts.pop(record.key, None)
+        self.texts.pop(record.key, None)
         self.version += 1
         self.on_change(record, record.state, None)
 

@@ -136,6 +136,7 @@ class Whereabouts:
             self.present.discard(writer)
             self._left_at.setdefault(writer, now)
             self.node.matcher.detach(writer)
+        self.node.roster.name_own()
 
     def _employ(self, writer: str, offer: Facts) -> None:
         matcher = self.node.matcher

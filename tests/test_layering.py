@@ -19,7 +19,7 @@ ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     "core": (
         "conditions record effects decoding taskqueue workers waits probation matching "
         "facts component deaths blame mesh replica durable hands coordinator room "
-        "whereabouts ghosts roster adding purge peers reasons node clairvoyants "
+        "whereabouts ghosts roster adding purge peers reasons rest node clairvoyants "
         "reports ghostnode letters".split(),
         [],
     ),
@@ -85,7 +85,7 @@ REASON = "Reason for this file"
 # What only a comrade has: a ghost and a relay, on a machine with little memory, don't
 # load it (0.6 MiB of memory).
 OF_COMRADES = set(
-    "matching replica durable coordinator room ghosts roster adding purge peers "
+    "matching replica durable coordinator room ghosts roster adding purge rest peers "
     "reasons node addresses links shelf comrade".split()
 )
 LIGHT = {"ghost": OF_COMRADES - {"addresses", "shelf"}, "relay": OF_COMRADES}

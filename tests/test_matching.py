@@ -678,3 +678,26 @@ def test_one_that_fails_at_once_what_ends_well_elsewhere_gets_few_tasks() -> Non
     assert not row.is_met and "on probation: its last 5 runs failed" in row.text
     due = bench.matcher.probation.deadline(0.0)
     assert due is not None and bench.pick(bad, due) is not None
+
+
+def test_what_a_worker_holds_is_counted_as_if_it_were_summed() -> None:
+    draw, worker = random.Random(5), Worker(W, "old1", 100, 1 << 40)
+    files = (File("a", "d" * 64, 7, 0o644),)
+    for _ in range(2000):
+        run_key = "1.1.%s.%d" % (W, draw.randrange(20))
+        if draw.randrange(2):
+            worker.release(run_key)
+        else:
+            sizes = [draw.randrange(9) for _ in range(3)]
+            needs = Needs(*sizes, files=draw.choice([(), files]))
+            worker.hold(run_key, needs, draw.randrange(4) == 0)
+        held = [needs for needs, _ in worker.runs.values()]
+        assert worker.used() == (
+            sum(needs.cores for needs in held),
+            sum(needs.memory for needs in held),
+            sum(needs.disk for needs in held),
+        )
+        is_lonely_there = any(alone for _, alone in worker.runs.values())
+        is_told = "a task has the node for itself" in worker.busy_with(Needs(), False)
+        assert is_told == is_lonely_there
+        assert worker.is_full() == (is_lonely_there or worker.used()[0] >= 100)

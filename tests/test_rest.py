@@ -11,8 +11,8 @@ from test_parts import A, B, Two
 import mesh
 import wire
 from effects import Add, Frame, NewTask, Persist, RunStarted, Send, Start, Written
-from node import REST_S
 from record import Needs, State
+from rest import REST_S
 
 LONG_S = 60.0
 WAITS = Needs(conditions=("worker:tag none",))

@@ -431,8 +431,8 @@ def test_the_text_for_the_disk_is_that_of_the_record_whatever_became_of_it() -> 
                 other.delete(key)
                 queue.merge(encode(other.records[key]))
         elif record is not None and step == 4:
-            assert queue.take_text(record) == text_of(record)
+            assert queue.texts.take(record) == text_of(record)
     assert len(queue.records) > 1000
     for record in queue.records.values():
-        assert queue.take_text(record) == text_of(record) == canonical(encode(record))
-    assert not queue._texts
+        assert queue.texts.take(record) == text_of(record) == canonical(encode(record))
+    assert not queue.texts
