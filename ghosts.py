@@ -128,6 +128,8 @@ class Ghosts:
         runs = {str(run): str(key) for key, run in fields["runs"][:RUNS_TOLD]}
         former = ids(fields["former"])
         session, term = number(fields["session"]), number(fields["term"])
+        if link.writer in self.mesh.writers():
+            raise ValueError("a comrade is no ghost")
         self.mesh.learn_term(term)
         for writer in former:  # Its process killed all that they ran (DESIGN 4).
             self.mesh.deaths.note_ghost(writer, now - GONE_EOF_S)
@@ -324,9 +326,9 @@ class Ghosts:
     def on_ghost(self, source: str, facts: Facts, now: float) -> None:
         """Take facts of a ghost from a peer; pass them on if they are news."""
         check_ghost(facts)
-        if not self.where.are_news(facts):
-            return
         writer = str(facts["id"])
+        if writer in self.mesh.writers() or not self.where.are_news(facts):
+            return  # A comrade, of which a mad peer says that it is a ghost: no news.
         link = self.own.get(writer)
         if facts["at"] == self.mesh.node_id and facts["state"] == "here":
             # It was attached to a former process of this node, and hasn't come back.

@@ -34,8 +34,8 @@ class Roster:
 
     def name_own(self) -> None:
         """Know by which name this node is shown, now that others may share it."""
-        worker = self.matcher.workers[self.me.writer]
-        worker.name = self.shown_name(self.mesh.facts)
+        own = self.matcher.workers[self.me.writer]
+        own.name = self.shown_name(self.mesh.facts)
 
     def ghost_name(self, writer: str) -> str:
         """Give a ghost's name, as a comrade's; told apart on one machine by its id."""

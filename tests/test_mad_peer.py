@@ -17,7 +17,7 @@ from strangers import Peer, Usage
 from test_record import MALFORMED, good
 
 import wire
-from effects import Frame, LinkUp
+from effects import Frame, GhostUp, LinkUp
 from record import ATTEMPT_MAX, COUNTER_MAX, TERM_MAX
 from wire import Kind
 
@@ -234,6 +234,24 @@ def test_no_utility_prints_what_would_move_a_terminal() -> None:
         assert code is not None, call
         shown = out.decode() + "".join(err + progress)
         assert not CONTROLS.search(shown) and "\u202e" not in shown, (call, shown)
+
+
+@pytest.mark.parametrize("state", ["here", "away", "dead", "replaced"])
+def test_no_comrade_is_a_ghost_whatever_is_said_of_it(state: str) -> None:
+    desk = Desk()
+    own = desk.node.me.writer
+    desk.step(LinkUp(W, W))
+    offer = dict(name="g", address="127.13.0.99", cores=9, memory=1, free_memory=1)
+    offer.update(free_disk=1, holds=[], tags=[], draining=True)
+    facts = dict(id=own, session=1, seq=9, at="ab" * 8, state=state, offer=offer)
+    desk.step(Frame(W, "GHOST", facts))
+    assert W in desk.node.mesh.links  # it may have passed on what another made up
+    desk.step(GhostUp("g1", own))
+    ask = dict(n=1, session=1, term=0, former=[], runs=[], offer=offer)
+    desk.step(Frame("g1", "ATTACH", ask))
+    assert not desk.node.ghosts.own and not desk.node.ghosts.where.known
+    worker = desk.node.matcher.workers[own]
+    assert worker is desk.node.worker and worker.cores == 4 and worker.name == "old1"
 
 
 def test_a_mad_peer_costs_neither_memory_nor_time(pair: List[Member], mad: Mad) -> None:
