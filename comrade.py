@@ -182,6 +182,7 @@ class Comrade:
             self.watch,
             self.unwatch,
             self.files.path,
+            clock,
         )
         self.sandbox.nice = self.config.nice
         self.sandbox.clean_up()

@@ -176,6 +176,7 @@ class Ghost:
             self.watch,
             self.unwatch,
             self.files.path,
+            clock,
         )
         self.sandbox.nice = config.nice
         self.sandbox.clean_up()

@@ -56,7 +56,6 @@ from shells import Keeper, Shells, Told, Watcher, tried
 from slots import Slot
 from taskscript import Scripts
 
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 END_GRACE_S = 5.0  # between TERM and KILL (D13)
 KEEPER_START_S = 20.0  # two execs, on a busy old machine
 DISK_S = 3.0  # a start that the disk holds up for longer is for another node
@@ -69,11 +68,6 @@ os.umask(USER_UMASK)
 
 __all__ = ["LATE", "NO_OUTPUT", "Ended", "Event", "Job", "Output", "Refused"]
 __all__ += ["SMALL_OUTPUT_BYTES", "Sandbox", "Started", "renames", "unique_name"]
-
-
-def _clock() -> float:
-    """Seconds that go on while the machine is suspended, where the system has them."""
-    return time.clock_gettime(CLOCK)
 
 
 class Sandbox:
@@ -90,7 +84,7 @@ class Sandbox:
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
         file_path: Callable[[str], str],
-        clock: Callable[[], float] = _clock,
+        clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
         umask: int = USER_UMASK,
     ) -> None:

@@ -24,6 +24,7 @@ import keeper
 import sandbox
 import slots
 from excess import LOOK_S
+from process import clock
 from sandbox import Ended, Job, Refused, Sandbox, Started
 from shells import Keeper
 from slots import Slot
@@ -52,6 +53,7 @@ class Box:
             self._watch,
             self._unwatch,
             lambda digest: str(self.store / digest),
+            clock,
             umask=0o022,
         )
 
@@ -62,9 +64,9 @@ class Box:
         self.selector.unregister(fd)
 
     def turn(self, longest: float = 1.0) -> None:
-        due = self.box.tick(sandbox._clock())
+        due = self.box.tick(clock())
         self.seen += self.box.events()
-        wait = longest if due is None else min(longest, due - sandbox._clock())
+        wait = longest if due is None else min(longest, due - clock())
         for key, _ in self.selector.select(max(0.0, wait)):
             key.data()
         self.seen += self.box.events()
@@ -1086,14 +1088,14 @@ def test_a_bash_that_does_not_start_is_told(tmp_path: Path) -> None:
 
 def test_an_idle_sandbox_asks_for_no_turn(box: Box) -> None:
     box.run("true")
-    assert box.box.tick(sandbox._clock()) is None
+    assert box.box.tick(clock()) is None
     box.start("no such\0thing")
-    now = sandbox._clock()
+    now = clock()
     assert box.box.tick(now) == now  # somebody has to take the events
     run = box.start("sleep 0.2", timeout=1000)
     box.until(lambda: any(e.run == run for e in box.seen))
     box.turn(0.05)  # a start is told a little later
-    due = box.box.tick(sandbox._clock())
+    due = box.box.tick(clock())
     assert due and due > now + LOOK_S / 2  # at what it prints
     box.until(lambda: any(isinstance(e, Ended) and e.took > 0.2 for e in box.seen))
 
