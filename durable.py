@@ -169,7 +169,7 @@ class Durable:
         record = self.queue.records.get(key)
         if record is None:
             return None
-        text = self.queue.texts.take(record)
+        text = self.queue.tree.text(record)
         if record.over_at >= 0:
             text = b'%s,"%s":%d}' % (text[:-1], OVER_AT.encode(), record.over_at)
         return text

@@ -40,8 +40,9 @@ from typing import (
     Tuple,
 )
 
+from hashtree import LEAVES, leaf_of
 from record import LIVING, Record, encode, split_key
-from taskqueue import LEAVES, Queue, leaf_of
+from taskqueue import Queue
 
 WINDOW = 8  # frames under way to a peer
 FRAME_RECORDS = 200  # in one frame, and no more than ...
@@ -260,7 +261,7 @@ class Replica:
                 box.marks = [2, 3]
 
     def _send_tree(self, peer: str, ask: bool) -> None:
-        hashes = ["%x" % leaf for leaf in self.queue.leaves]
+        hashes = ["%x" % leaf for leaf in self.queue.tree.leaves]
         self.send(peer, "TREE", {"t": hashes, "ask": ask})
 
     def _note_purged(self) -> None:
@@ -373,7 +374,7 @@ class Replica:
             box.got_mark, box.gave_mark = 1, 1
             box.marks = [2, 3]
         theirs = [int(text, 16) for text in hashes[:LEAVES]]
-        mine = self.queue.leaves
+        mine = self.queue.tree.leaves
         box.differing = {i for i, leaf in enumerate(theirs) if leaf != mine[i]}
         box.listed, box.lists, box.their_lists = [], [], {}
         box.scan = iter(list(self.queue.records)) if box.differing else None

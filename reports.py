@@ -246,7 +246,7 @@ class Reports:
         for key in self._unsaved:
             record = self.queue.records.get(key)
             if record is not None and self._ends(record):
-                rows.append((key, self.queue.texts.take(record)))
+                rows.append((key, self.queue.tree.text(record)))
                 self._on_disk.add(key)
             elif key in self._on_disk:
                 rows.append((key, None))

@@ -292,13 +292,13 @@ class Sandbox:
 
     def _launch_behind(self, run: Run) -> None:
         """Give it to the keeper that is the likeliest to be free soon."""
-        fit = []
-        if not run.job.files and not tried(self._shells.check_directory):
+        fit, now = [], self._clock()
+        if not run.job.files and not tried(lambda: self._shells.check_directory(now)):
             fit = [f for f in self._in.values() if f.may_be_followed()]
         if not fit:
             self._refuse(run, LATE)
             return
-        long_ago = self._clock() - AHEAD_S  # such a run is none of the short ones
+        long_ago = now - AHEAD_S  # such a run is none of the short ones
         former = min(fit, key=lambda f: (f.began_clock < long_ago, f.began_clock))
         keeper = former.keeper
         assert keeper

@@ -39,6 +39,7 @@ Aside = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 
 PIPE_BYTES = 64 * 1024  # what a pipe holds at most
 CLOSE_S, CLOSE_PAUSE_S = 1.0, 0.005  # the watcher has this long to kill all below it
+CHECK_PAUSE_S = 0.01  # between two looks at the working directory for tasks ahead
 IDLE_KEEPERS_MAX = os.cpu_count() or 1
 
 
@@ -273,6 +274,7 @@ class Shells:
         self._keepers: List[Keeper] = []
         self._idle: List[Keeper] = []
         self._directory_id = (0, 0)
+        self._check_at = 0.0
         self._made = 0  # keepers, ever
         self._off: Optional[int] = None  # a core that isn't for tasks
 
@@ -376,8 +378,14 @@ class Shells:
             self._close(keeper)
         self._keepers, self._idle = [], []
 
-    def check_directory(self) -> None:
-        """Give up idle keepers if the working directory was replaced by another."""
+    def check_directory(self, now: float = float("inf")) -> None:
+        """Give up idle keepers if the working directory was replaced by another.
+
+        With a time given not each time: that is for what won't start at once anyway.
+        """
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_PAUSE_S if now < float("inf") else 0.0
         found = os.stat(self._directory)
         if self._directory_id != (found.st_dev, found.st_ino):
             self._directory_id = found.st_dev, found.st_ino

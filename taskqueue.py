@@ -4,11 +4,10 @@ Rules. The only place that changes a Record. Pure (D6): no I/O, no clock. It doe
 know who asks, why, or where tasks run: node.py decides, matching.py places.
 
 How it works. `records` maps keys to records. Each change, local or merged from a
-peer, goes through `_settle`: state and hash are computed anew, the tree of hashes is
-corrected by XOR, and `on_change(record, old state, new state)` is told (the matcher
-keeps its indexes by it; None is "not there"; a record whose order or spec a merge
-changed goes, and comes back as another object). What was hashed for that is kept for
-the disk, which wants it next (Texts).
+peer, is followed: the state is computed anew, the tree of hashes is told (hashtree.py)
+and then `on_change(record, old state, new state)` (the matcher keeps its indexes by it;
+None is "not there"; a record whose order or spec a merge changed goes, and comes back
+as another object).
 
 PURGED is remembered per writer as intervals that never bridge an id that isn't
 purged itself: a comrade that was away for a year can't bring back what is done with,
@@ -20,7 +19,6 @@ D9  What can't be decoded is set aside (`malformed` counts it) and changes nothi
 D11 Equal `root` means equal queues: it covers the records and the intervals.
 """
 
-from binascii import crc32
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import (
@@ -32,11 +30,11 @@ from typing import (
     List,
     NamedTuple,
     Optional,
-    Set,
     Tuple,
 )
 
 from decoding import decode
+from hashtree import HashTree, leaf_of
 from record import (
     COUNTER_MAX,
     SHOWN_CHARS,
@@ -57,8 +55,6 @@ from record import (
     text_of,
 )
 
-LEAVES = 512  # of the hash tree: one that differs costs the list of its ids
-TEXTS_MAX, TEXT_BYTES_MAX = 1000, 2000  # that are kept for the disk, and of each
 FRAME_RECORDS_MAX = 5000  # several times what any sender puts into one
 MALFORMED_MAX = 1000  # records set aside that are told apart; more aren't counted
 SUFFIX_CHARS = 4  # of a hash: tells tasks of one name apart; more if it must be
@@ -112,34 +108,14 @@ class Joined(NamedTuple):
     is_just_so: bool
 
 
-class Texts(Dict[str, bytes]):
-    """Texts of records that changed lately, by key."""
-
-    def keep(self, key: str, text: bytes) -> None:
-        """Have it at hand, unless it is long."""
-        self.pop(key, None)
-        if len(self) >= TEXTS_MAX:  # there are some that no disk wants
-            self.clear()
-        if len(text) <= TEXT_BYTES_MAX:
-            self[key] = text
-
-    def take(self, record: Record) -> bytes:
-        """Give what `text_of` gives, once without making it."""
-        return self.pop(record.key, None) or text_of(record)
-
-
 class Queue:
     """All tasks of the cluster, as this replica knows them."""
 
     def __init__(self, on_change: Optional[OnChange] = None) -> None:
         self.records: Dict[str, Record] = {}
         self.purged = Purged()
-        self.leaves = [0] * LEAVES
-        self._root = 0  # of the leaves as `_hashed` has them
-        self._hashed = [0] * LEAVES
-        self._stale: Set[int] = set()  # leaves that changed since
+        self.tree = HashTree(self.records)
         self.lamport = 0
-        self.texts = Texts()
         self.version = 0  # grows with every change
         self.counts: Dict[State, int] = {state: 0 for state in State}
         self.contradictions = 0
@@ -149,18 +125,11 @@ class Queue:
         self.on_change = on_change or (lambda record, old, new: None)
         self._needs: Dict[Needs, Needs] = {}
         self._last = Record("", "", Needs(), 0, "")  # that came
-        self._digests: Dict[str, int] = {}  # of what has a living run: it changes soon
 
     @property
     def root(self) -> int:
         """The hash of all records and of PURGED (D11)."""
-        for i in self._stale:  # Heartbeats ask each second: only what changed.
-            leaf = self.leaves[i]
-            known = self._hashed[i]
-            self._hashed[i] = hash64(b"%d.%d" % (i, leaf)) if leaf else 0
-            self._root ^= known ^ self._hashed[i]
-        self._stale.clear()
-        return self._root ^ self.purged.hash
+        return self.tree.root ^ self.purged.hash
 
     # --- what comes from elsewhere ------------------------------------------------
 
@@ -184,7 +153,7 @@ class Queue:
         if mine is None:
             self._insert(theirs, text)
             return Joined(key, theirs, True)
-        known = self._digest_of(mine)
+        known = self.tree.digest_of(mine)
         if known == digest:
             return Joined(key, mine, True)
         if theirs.order < mine.order or differs(mine, theirs):
@@ -256,9 +225,13 @@ class Queue:
         self._change(record, "runs", {**record.runs, run_key: run})
 
     def _change(self, record: Record, field: str, value: Any) -> None:
-        known = self._digest_of(record)
+        if getattr(record, field) == value:
+            return
+        old = record.state
+        self.tree.will_change(record)
         setattr(record, field, value)
-        self._settle(record, known)
+        record.state = derive(record)
+        self._tell(record, old)
 
     def purge(self, keys: Iterable[str]) -> None:
         """Forget tasks and remember that they are done with."""
@@ -392,15 +365,10 @@ class Queue:
         if needs is not record.rest.needs:
             record.rest = record.rest._replace(needs=needs)
 
-    def _digest_of(self, record: Record) -> int:
-        """Give a record's hash, before it is changed."""
-        known = self._digests.get(record.key)
-        return record.digest if known is None else known
-
     def _settle(
         self, record: Record, known: Optional[int], text: Optional[bytes] = None
     ) -> int:
-        """Follow a change; `known`: the hash before, None for what is new.
+        """Follow a join; `known`: the hash before, None for what is new.
 
         `text` is given if it is known already: the dearest part of a merge.
         """
@@ -411,29 +379,21 @@ class Queue:
         digest = hash64(text)
         if digest == known:
             return digest
-        self.texts.keep(record.key, text)
-        if record.state is State.RUNNING:
-            self._digests[record.key] = digest
-        else:
-            self._digests.pop(record.key, None)
-        self._turn_leaf(record.key, digest ^ (known or 0))
+        self.tree.note(record, text, digest, known or 0)
+        self._tell(record, old)
+        return digest
+
+    def _tell(self, record: Record, old: Optional[State]) -> None:
         if old is not record.state:
             self.counts[record.state] += 1
             if old is not None:
                 self.counts[old] -= 1
         self.version += 1
         self.on_change(record, old, record.state)
-        return digest
-
-    def _turn_leaf(self, key: str, bits: int) -> None:
-        leaf = leaf_of(key)
-        self.leaves[leaf] ^= bits
-        self._stale.add(leaf)
 
     def _remove(self, record: Record) -> None:
         del self.records[record.key]
-        self._turn_leaf(record.key, self._digest_of(record))
-        self._digests.pop(record.key, None)
+        self.tree.drop(record)
         self.counts[record.state] -= 1
         writer = record.key.rpartition("-")[2]
         self.writers[writer] -= 1
@@ -444,7 +404,6 @@ class Queue:
             if not self.names[record.name]:
                 del self.names[record.name]
             self._tell_apart(record.name)
-        self.texts.pop(record.key, None)
         self.version += 1
         self.on_change(record, record.state, None)
 
@@ -466,11 +425,6 @@ def _check_interval(writer: Any, low: Any, high: Any) -> None:
         raise Malformed("an interval must be two whole numbers, low and high")
     for n in (low, high):
         split_key(f"{n}-{writer}")
-
-
-def leaf_of(key: str) -> int:
-    """Give the leaf of the hash tree that a key belongs to."""
-    return crc32(key.encode("ascii")) % LEAVES
 
 
 def name_mark(name: str) -> str:

@@ -17,10 +17,10 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS: Dict[str, Tuple[List[str], List[str]]] = {
     # room: (its modules, rooms it may use)
     "core": (
-        "conditions record effects decoding taskqueue workers waits probation matching "
-        "facts component deaths blame mesh replica durable hands coordinator room "
-        "whereabouts ghosts roster adding purge peers reasons rest node clairvoyants "
-        "reports ghostnode letters".split(),
+        "conditions record effects decoding hashtree taskqueue workers waits probation "
+        "matching facts component deaths blame mesh replica durable hands coordinator "
+        "room whereabouts ghosts roster adding purge peers reasons rest node "
+        "clairvoyants reports ghostnode letters".split(),
         [],
     ),
     "points": (["points", "descriptors"], []),

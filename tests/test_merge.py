@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Set, Tuple
 import pytest
 
 from decoding import decode
+from hashtree import leaf_of
 from record import (
     RUN_STEPS,
     Needs,
@@ -24,7 +25,7 @@ from record import (
     named_key,
     split_key,
 )
-from taskqueue import Queue, leaf_of, name_mark
+from taskqueue import Queue, name_mark
 
 WRITERS = ["%016x" % (n * 0x1111111111111111) for n in range(1, 5)]
 DIGEST = "ab" * 32
@@ -358,7 +359,7 @@ def deliver(rng: random.Random, sender: Replica, receiver: Replica, most: int) -
 
 
 def recomputed_leaves(queue: Queue) -> List[int]:
-    leaves = [0] * len(queue.leaves)
+    leaves = [0] * len(queue.tree.leaves)
     for key, record in queue.records.items():
         leaves[leaf_of(key)] ^= decode(through_json(encode(record))).digest
     return leaves
@@ -407,7 +408,7 @@ def converge(replicas: List[Replica]) -> None:
 
 def check_sums(replica: Replica, where: str) -> None:
     queue = replica.queue
-    assert queue.leaves == recomputed_leaves(queue), where
+    assert queue.tree.leaves == recomputed_leaves(queue), where
     fresh = Queue()
     for record in queue.records.values():
         fresh.merge(through_json(encode(record)))

@@ -8,6 +8,7 @@ from typing import Any, List, Optional
 import pytest
 from desk import Desk
 
+from hashtree import LEAVES, leaf_of
 from record import (
     ATTEMPT_MAX,
     COUNTER_MAX,
@@ -24,7 +25,7 @@ from record import (
     named_key,
     text_of,
 )
-from taskqueue import LEAVES, Purged, Queue, leaf_of
+from taskqueue import Purged, Queue
 
 W = "0123456789abcdef"
 V = "fedcba9876543210"
@@ -306,7 +307,7 @@ def test_leaf_keys_name_every_record_once():
     for n in range(1, 200):
         add(queue, n)
     found = [
-        pair for leaf in range(len(queue.leaves)) for pair in queue.leaf_keys(leaf)
+        pair for leaf in range(len(queue.tree.leaves)) for pair in queue.leaf_keys(leaf)
     ]
     assert dict(found) == {key: r.digest for key, r in queue.records.items()}
     assert len(found) == 199
@@ -373,8 +374,8 @@ def test_the_tree_of_hashes_follows_every_change_of_records_that_run_or_not_d11(
     leaves = [0] * LEAVES
     for key, record in queue.records.items():
         leaves[leaf_of(key)] ^= hash64(canonical(encode(record)))
-    assert queue.leaves == leaves
-    assert set(queue._digests) == {
+    assert queue.tree.leaves == leaves
+    assert set(queue.tree._known) == {
         key for key, r in queue.records.items() if r.state is State.RUNNING
     }
 
@@ -431,8 +432,8 @@ def test_the_text_for_the_disk_is_that_of_the_record_whatever_became_of_it() -> 
                 other.delete(key)
                 queue.merge(encode(other.records[key]))
         elif record is not None and step == 4:
-            assert queue.texts.take(record) == text_of(record)
+            assert queue.tree.text(record) == text_of(record)
     assert len(queue.records) > 1000
     for record in queue.records.values():
-        assert queue.texts.take(record) == text_of(record) == canonical(encode(record))
-    assert not queue.texts
+        assert queue.tree.text(record) == text_of(record) == canonical(encode(record))
+    assert not queue.tree._texts
