@@ -29,7 +29,9 @@ from test_sandbox import (
 
 import sandbox
 import slots
+from process import clock
 from sandbox import AHEAD_S, LATE, SMALL_OUTPUT_BYTES, Ended, Refused, Started
+from shells import CHECK_PAUSE_S
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -126,6 +128,18 @@ def test_what_no_keeper_can_take_is_refused_at_once(box: Box) -> None:
     for run in refused:
         assert box.result(run) == Refused(run, LATE)
     assert box.files() == ["go"]
+
+
+def test_nothing_goes_ahead_in_a_working_directory_that_was_replaced(box: Box) -> None:
+    first, old = started(box, HOLD), box.work.parent / "old"
+    box.box._shells.check_directory(clock())  # none of the next ones looks itself
+    box.work.rename(old)
+    box.work.mkdir()
+    time.sleep(2 * CHECK_PAUSE_S)
+    refused = box.start("true", ahead=True)
+    assert box.result(refused) == Refused(refused, LATE)
+    (old / "go").touch()
+    assert ended(box, first).exit == 0
 
 
 def test_it_follows_the_one_that_has_run_for_longest(box: Box) -> None:

@@ -41,6 +41,13 @@ def wire_of(record: Record) -> Any:
     return json.loads(json.dumps(encode(record)))
 
 
+def leaves_of(queue: Queue) -> List[int]:
+    leaves = [0] * LEAVES
+    for key, record in queue.records.items():
+        leaves[leaf_of(key)] ^= hash64(canonical(encode(record)))
+    return leaves
+
+
 def finish(queue: Queue, key: str, code: int = 0) -> None:
     run_key = f"1.1.{W}.1"
     queue.grant(key, run_key, Run(W, 0, 0, Phase.STARTED, {}))
@@ -371,10 +378,7 @@ def test_the_tree_of_hashes_follows_every_change_of_records_that_run_or_not_d11(
         for step in steps[: rng.randrange(5)]:
             step()
     queue.purge(list(queue.records)[::7])
-    leaves = [0] * LEAVES
-    for key, record in queue.records.items():
-        leaves[leaf_of(key)] ^= hash64(canonical(encode(record)))
-    assert queue.tree.leaves == leaves
+    assert queue.tree.leaves == leaves_of(queue)
     assert set(queue.tree._known) == {
         key for key, r in queue.records.items() if r.state is State.RUNNING
     }
@@ -433,6 +437,8 @@ def test_the_text_for_the_disk_is_that_of_the_record_whatever_became_of_it() -> 
                 queue.merge(encode(other.records[key]))
         elif record is not None and step == 4:
             assert queue.tree.text(record) == text_of(record)
+        if n % 100 == 0:
+            assert queue.tree.leaves == leaves_of(queue)
     assert len(queue.records) > 1000
     for record in queue.records.values():
         assert queue.tree.text(record) == text_of(record) == canonical(encode(record))
