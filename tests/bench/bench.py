@@ -451,9 +451,9 @@ def idle() -> Iterator[Row]:
         pids = [node.pid for node in nodes]
         busy, traffic = [], []
         for _ in range(Asked.rounds):
-            cpu, sent = table.cpu_s(*pids), table.loopback("bytes")
+            cpu, sent = table.run_s(*pids), table.loopback("bytes")
             time.sleep(IDLE_S)
-            busy.append((table.cpu_s(*pids) - cpu) / 3 / IDLE_S * 100)
+            busy.append((table.run_s(*pids) - cpu) / 3 / IDLE_S * 100)
             # each of three links is counted once on its way out
             traffic.append((table.loopback("bytes") - sent) / 3 / IDLE_S)
     yield Row("idle comrade of three, % of a core", busy, reach="0.05 %")
