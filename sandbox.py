@@ -293,7 +293,7 @@ class Sandbox:
     def _launch_behind(self, run: Run) -> None:
         """Give it to the keeper that is the likeliest to be free soon."""
         fit, now = [], self._clock()
-        if not run.job.files and not tried(lambda: self._shells.check_directory(now)):
+        if not run.job.files and not tried(lambda: self._shells.glance(now)):
             fit = [f for f in self._in.values() if f.may_be_followed()]
         if not fit:
             self._refuse(run, LATE)

@@ -274,7 +274,7 @@ class Shells:
         self._keepers: List[Keeper] = []
         self._idle: List[Keeper] = []
         self._directory_id = (0, 0)
-        self._check_at = 0.0
+        self._check_at = 0.0  # then it is looked at again for a task ahead
         self._made = 0  # keepers, ever
         self._off: Optional[int] = None  # a core that isn't for tasks
 
@@ -378,18 +378,18 @@ class Shells:
             self._close(keeper)
         self._keepers, self._idle = [], []
 
-    def check_directory(self, now: float = float("inf")) -> None:
-        """Give up idle keepers if the working directory was replaced by another.
-
-        With a time given not each time: that is for what won't start at once anyway.
-        """
-        if now < self._check_at:
-            return
-        self._check_at = now + CHECK_PAUSE_S if now < float("inf") else 0.0
+    def check_directory(self) -> None:
+        """Give up idle keepers if the working directory was replaced by another."""
         found = os.stat(self._directory)
         if self._directory_id != (found.st_dev, found.st_ino):
             self._directory_id = found.st_dev, found.st_ino
             self._give_up_all()
+
+    def glance(self, now: float) -> None:
+        """Check it for a task ahead: not each time, as that won't start at once."""
+        if now >= self._check_at:
+            self.check_directory()
+            self._check_at = now + CHECK_PAUSE_S
 
     def _give_up_all(self) -> None:
         for keeper in self._keepers:

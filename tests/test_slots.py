@@ -132,7 +132,7 @@ def test_what_no_keeper_can_take_is_refused_at_once(box: Box) -> None:
 
 def test_nothing_goes_ahead_in_a_working_directory_that_was_replaced(box: Box) -> None:
     first, old = started(box, HOLD), box.work.parent / "old"
-    box.box._shells.check_directory(clock())  # none of the next ones looks itself
+    box.box._shells.glance(clock())  # none of the next ones looks itself
     box.work.rename(old)
     box.work.mkdir()
     time.sleep(2 * CHECK_PAUSE_S)
