@@ -594,6 +594,7 @@ def test_a_node_that_fails_all_it_gets_doesnt_eat_the_queue() -> None:
         assert good.wait() == 1
         failed = [row["node"] for row in good.rows() if row["state"] == "failed"]
         assert all(name.endswith("@" + bad.address) for name in failed)
-        assert 5 <= len(failed) <= 12  # some were granted before the first had failed
+        # 4 have failed, 8 more are with it when the fifth is heard of; 2 while in doubt
+        assert 5 <= len(failed) <= 14
         code, out, _ = good.sh("leoronic_doctor")
         assert code == 1 and b"failed at once, those of others don't" in out
