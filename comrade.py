@@ -59,7 +59,7 @@ import wire  # noqa: E402
 import workplace  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Call, Control, Fetch  # noqa: E402
-from loop import InOrder, Loop  # noqa: E402
+from loop import InOrder, Loop, earliest  # noqa: E402
 from node import Node  # noqa: E402
 from process import (  # noqa: E402
     CLOSE_S,
@@ -124,6 +124,7 @@ class Comrade:
         self._has_stepped = False  # since the node gave its deadline
         self._node_due: Optional[float] = 0.0  # that deadline
         self._gathered: List[core.Message] = []  # for the node's next tick
+        self._parts_due: Optional[float] = None  # that of all else
         self.perform = InOrder(lambda effect: PERFORM[type(effect)](self, effect))
 
     # --- starting -----------------------------------------------------------------
@@ -431,11 +432,23 @@ class Comrade:
         )
 
     def tick(self) -> Optional[float]:
-        """Take in all answers, do what is due; give the time of the next."""
+        """Take in all answers, do what is due; give the time of the next.
+
+        Most turns at rest are for heartbeats alone: nobody else is asked then.
+        """
+        now = clock()
+        if self.loop.is_calm and (self._parts_due or now + 1) > now:
+            done = self._tick_node(now)
+            if not done or (all(map(core.is_beat, done)) and self.links.flush()):
+                return earliest([self._node_due, self._parts_due])
         self._poll()
         now = clock()
         self._tick_node(now)
-        times = [self._node_due, self.sandbox.tick(now), self.transfers.tick(now)]
+        self._parts_due = self._tick_parts(now)
+        return earliest([self._node_due, self._parts_due])
+
+    def _tick_parts(self, now: float) -> Optional[float]:
+        times = [self.sandbox.tick(now), self.transfers.tick(now)]
         set_aside()
         version = self.node.queue.version
         has_changed, self._version = version != self._version, version
@@ -450,22 +463,22 @@ class Comrade:
         times += [self.port.drop_silent(now), self.stop_by]
         if self.stop_by is not None:
             self.loop.is_over = self.loop.is_over or now >= self.stop_by
-        if self._has_stepped:
-            times.append(now)  # The node's deadline may have changed.
-        return min((t for t in times if t is not None), default=None)
+        times.append(now if self._has_stepped else None)  # another deadline of the node
+        return earliest(times)
 
-    def _tick_node(self, now: float) -> None:
+    def _tick_node(self, now: float) -> List[core.Effect]:
         """Let the node decide, if it was told something or its deadline is over.
 
         A turn may be for a client alone: what the node goes through costs as much.
         """
         is_due = self._node_due is not None and now >= self._node_due
         if not (is_due or self._has_stepped):
-            return
+            return []
         self.node.take(self._gathered, now)
         self._has_stepped, self._node_due = False, now  # due again if it breaks
         effects, self._node_due = self.node.tick(now)
         self.perform(effects)
+        return effects
 
     def _know_members(self) -> None:
         """Dial the members that others told of, and remember them on disk."""

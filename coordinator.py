@@ -136,7 +136,8 @@ class Coordinator:
         if member is None or peer not in self.mesh.component:
             return True
         mine = self.mesh.facts
-        return all(member.facts[name] == mine[name] for name in ("follows", "heeds"))
+        facts = member.facts
+        return (facts["follows"], facts["heeds"]) == (mine["follows"], mine["heeds"])
 
     def is_idle(self, peer: str, now: float) -> bool:
         """Say whether a peer coordinates, and for long has granted nothing (blame.py).
@@ -145,6 +146,7 @@ class Coordinator:
         """
         is_overdue = (
             self.mesh.facts["follows"] == peer
+            and bool(self.matcher.ready)
             and not self.mesh.is_frozen(now)
             and all(self.agrees(member.node_id) for member in self.mesh.others())
             and self._is_overdue()

@@ -373,6 +373,11 @@ Effect = Union[
 ]
 
 
+def is_beat(effect: Effect) -> bool:
+    """Say whether an effect is a heartbeat."""
+    return isinstance(effect, Send) and effect.kind == "HEARTBEAT"
+
+
 class Identity(NamedTuple):
     """Who this process is: `node_id` lasts, `writer` is new at every start.
 

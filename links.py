@@ -72,7 +72,7 @@ class Doubt(NamedTuple):
 class Seams(NamedTuple):
     """What comrade.py does for this file."""
 
-    watch: Callable[[int, Callable[[], None], Optional[Callable[[], None]]], None]
+    watch: Callable[[int, Callable[[], object], Optional[Callable[[], None]]], None]
     unwatch: Callable[[int], None]
     step: Callable[[Message], None]
     clock: Callable[[], float]
@@ -190,8 +190,7 @@ class Links:
         self._forgive(now)
         for link in list(self._all):
             link.tick(now)
-            if link.owes and link.peer is not None:
-                link.on_writable(now)  # likely so; to ask the selector takes a turn
+        self.flush()  # likely so; to ask the selector takes a turn
         self._sweep(now)
         self._settle(now)
         times: List[Optional[float]] = [self._teller.tick(now)]
@@ -204,8 +203,7 @@ class Links:
         for link in list(self._all):
             self._watch(link)
         self._due = min((t for t in times if t is not None), default=None)
-        # What was told to the core may have given it something to do at once.
-        return now if self._has_stepped else self._due
+        return now if self._has_stepped else self._due  # the core may have, at once
 
     def _forgive(self, now: float) -> None:
         """If this process was stopped itself it accuses nobody (DESIGN 7)."""
@@ -249,7 +247,7 @@ class Links:
         self._watched.pop(link, None)
         self.seams.unwatch(fd)
 
-    def _on_read(self, link: net.Link) -> None:
+    def _on_read(self, link: net.Link) -> bool:
         now = self.seams.clock()
         try:
             was_stranger = link.is_stranger
@@ -262,6 +260,8 @@ class Links:
             link.close()  # what it said is half taken in: begin anew (STYLE 9)
             raise
         self._sweep(now)
+        is_up = link.ended is None and not was_stranger
+        return is_up and all(frame.kind is Kind.HEARTBEAT for frame in frames)
 
     def _on_write(self, link: net.Link) -> None:
         if link.ended is None:  # its own `on_read` of this round may have closed it

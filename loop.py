@@ -6,6 +6,8 @@ so that a reader learns it once.
 Rules. One thread. `tick()` does all that is due and gives the time of the next (None:
 there is none); then one `select` waits until that time or for a file that is ready,
 and calls its function. Other threads and signal handlers only wake it. Nothing polls.
+A function that gives True has seen heartbeats alone; if all did, `is_calm` tells the
+next `tick` that nothing but those may have made something due.
 
 Invariants. D5: with nothing due it sleeps for ever. An exception in a callback is
 logged with its traceback and costs the connection it belongs to (its owner is closed),
@@ -22,7 +24,12 @@ from process import clock, traced
 
 RETRY_S = 0.1  # after a bug of ours stopped a turn halfway
 
-OnReady = Callable[[], None]
+OnReady = Callable[[], object]
+
+
+def earliest(times: Iterable[Optional[float]]) -> Optional[float]:
+    """Give the first of some deadlines; None: there is none."""
+    return min((t for t in times if t is not None), default=None)
 
 
 class Loop:
@@ -32,6 +39,7 @@ class Loop:
         self, tick: Callable[[], Optional[float]], log: Callable[[str], None]
     ) -> None:
         self.is_over = False
+        self.is_calm = False
         self._tick = tick
         self._log = log
         self._selector = selectors.DefaultSelector()
@@ -45,9 +53,10 @@ class Loop:
         """Do what is due, wait for what comes next, at most until then, and take it."""
         try:
             due = self._tick()
+            self.is_calm = True
         except Exception:
             self._log(traced())
-            due = clock() + RETRY_S
+            due, self.is_calm = clock() + RETRY_S, False
         if self.is_over:
             return
         times = [t for t in (due, until) if t is not None]
@@ -59,8 +68,9 @@ class Loop:
         for function, event in zip(pair, (selectors.EVENT_READ, selectors.EVENT_WRITE)):
             if mask & event and function is not None:
                 try:
-                    function()
+                    self.is_calm &= function() is True
                 except Exception:
+                    self.is_calm = False
                     self._log(traced())
                     self._close(getattr(function, "__self__", None))
 

@@ -160,7 +160,7 @@ class Mesh:
         self.seq = 0
         self._due = 0.0  # the next heartbeat
         self._loose: Dict[Tuple[str, str], float] = {}  # ends of links -> since when
-        self._refresh_at: Optional[float] = None  # when a link changes with time
+        self._refresh_at: Optional[float] = None  # when a link may change with time
         self._seen = 0.0
 
     # --- what happens -------------------------------------------------------------
@@ -262,6 +262,7 @@ class Mesh:
         if any(self.facts.get(name) != value for name, value in facts.items()):
             self.facts = dict(self.facts, **facts)
             self.seq += 1
+            self._refresh_at = 0.0  # what follows from it
             for link in self.links.values():
                 link.news[self.node_id] = None
 
@@ -285,16 +286,16 @@ class Mesh:
             text = "%x" % root()
             for link in self.links.values():
                 self._beat(link, text if is_sent(link.peer) else "", now)
-        if is_due or (self._refresh_at is not None and now >= self._refresh_at):
+        soon = now + HEARTBEAT_S if is_due else now  # a look now saves a turn then
+        if self._refresh_at is not None and soon >= self._refresh_at:
             self.refresh(now)
 
     def _beat(self, link: Link, root: str, now: float) -> None:
         link.sent += 1
         link.sent_at[link.sent] = now
         link.sent_at.pop(link.sent - 8, None)
-        self.send(
-            link.peer, "HEARTBEAT", {"n": link.sent, "heard": link.heard, "root": root}
-        )
+        fields = {"n": link.sent, "heard": link.heard, "root": root}
+        self.send(link.peer, "HEARTBEAT", fields)
 
     def deadline(self) -> Optional[float]:
         """Give the time of the next heartbeat, or when a link or member times out."""

@@ -56,6 +56,7 @@ FRAME_BYTES_MAX = 1 << 20  # a record with the longest command, escaped, fits
 JSON_DEPTH_MAX = 32  # a record needs 8; newer versions may add some
 # What costs far more memory than its bytes, outside of texts: 12 MiB and 60 ms a frame.
 JSON_MARKS_MAX = ((b"[{", 50_000), (b":", 40_000), (b",", 100_000))
+JSON_SHORT = min(most for _, most in JSON_MARKS_MAX)  # bytes: it can't have so many
 JSON_QUOTES_MAX = 120_000  # of a frame in which the marks must be told from texts
 JSON_NUMBER_DIGITS_MAX = 32  # 64-bit integers and any float; int() is quadratic
 
@@ -277,7 +278,8 @@ def decode(kind: Kind, payload: bytes) -> Frame:
         if _has_many(payload):
             raise ValueError("too many values")
         fields = _from_json(payload.decode("utf-8"))
-        _check_depth(fields)
+        if payload.count(b"[") + payload.count(b"{") > JSON_DEPTH_MAX:
+            _check_depth(fields)
     except (ValueError, RecursionError, struct.error) as error:
         raise BadFrame(f"{kind.name}: {error}") from None
     if not isinstance(fields, dict):
@@ -286,7 +288,7 @@ def decode(kind: Kind, payload: bytes) -> Frame:
 
 
 def _has_many(payload: bytes) -> bool:
-    if not _is_over(payload):
+    if len(payload) <= JSON_SHORT or not _is_over(payload):
         return False
     # A command may be full of brackets: look closer.
     is_mad = payload.count(b'"') > JSON_QUOTES_MAX

@@ -1,5 +1,6 @@
 """A comrade's links: dialling, twins, clones, discovery; sockets on 127.0.0.x only."""
 
+import select
 import selectors
 import socket
 from typing import Any, Iterator, List, Tuple
@@ -44,6 +45,29 @@ def assert_one_link(a: Peer, b: Peer) -> None:
 
 def settle(lan: Lan, seconds: float = 3.0) -> None:
     lan.pass_by(seconds)
+
+
+# --- what came --------------------------------------------------------------------
+
+
+def test_a_read_tells_whether_nothing_but_heartbeats_came(lan: Lan) -> None:
+    a, b = lan.peer(1, "a", peers=(2,)), lan.peer(2, "b")
+    lan.until(lambda: are_joined(a, b))
+    settle(lan)
+    link = a.links.links[b.id]
+
+    def reads(*kinds: str) -> bool:
+        for kind in kinds:
+            b.links.send(a.id, kind, {"n": 1, "heard": 1, "root": "", "run": ""})
+        assert b.links.flush() and select.select([link], [], [], 5.0)[0]
+        return a.links._on_read(link)
+
+    while not b.links.flush() or select.select([link], [], [], 0.1)[0]:
+        a.links._on_read(link)  # pings of the time that went by
+    assert reads("HEARTBEAT") and reads("HEARTBEAT", "HEARTBEAT")
+    assert not reads("HEARTBEAT", "ALIVE") and not reads("PING")
+    b.links.links[a.id].close()
+    assert not reads()
 
 
 # --- twins ------------------------------------------------------------------------

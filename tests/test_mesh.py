@@ -1,8 +1,10 @@
-"""When a node may grant: what it must have heard from whom (D2), without a network."""
+"""When a node may grant: what it must have heard from whom (D2); when it looks anew."""
 
 from typing import Any, Dict, List, Sequence, Tuple
 
-from mesh import FREEZE_S, ROOT_DIFFERS, SUSPECT_S, Mesh
+import pytest
+
+from mesh import FREEZE_S, HEARTBEAT_S, ROOT_DIFFERS, SUSPECT_S, Mesh
 
 OFFER: Dict[str, Any] = {
     "address": "10.0.0.1",
@@ -185,3 +187,63 @@ def test_a_heartbeat_says_the_root_where_all_is_sent():
     view.mesh.tick(view.now, lambda: 0x1F, lambda peer: peer == "b")
     beats = {peer: facts["root"] for peer, kind, facts in view.sent}
     assert beats == {"b": "1f", "c": ""}
+
+
+# --- when it looks anew -----------------------------------------------------------
+
+
+def looks_of(view: View, monkeypatch: pytest.MonkeyPatch) -> List[float]:
+    """Give the times at which it looks anew from now on."""
+    times: List[float] = []
+    refresh = view.mesh.refresh
+
+    def counted(now: float) -> None:
+        times.append(now)
+        refresh(now)
+
+    monkeypatch.setattr(view.mesh, "refresh", counted)
+    return times
+
+
+def pass_by(view: View, seconds: float, is_heard: bool) -> None:
+    until = view.now + seconds
+    while view.now < until:
+        if is_heard:
+            view.hear_all()
+        view.mesh.tick(view.now, lambda: 0, lambda peer: True)
+        view.now = min(view.mesh.deadline() or until, until)
+
+
+def test_with_heartbeats_it_looks_anew_before_a_link_may_be_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = View()
+    view.join("a")
+    times = looks_of(view, monkeypatch)
+    pass_by(view, 60.0, is_heard=True)
+    assert 60.0 / SUSPECT_S - 1 <= len(times) <= 60.0 / (SUSPECT_S - HEARTBEAT_S) + 1
+
+
+def test_without_any_it_looks_anew_as_soon_as_a_link_is_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = View()
+    view.join("a")
+    pass_by(view, 10.25, is_heard=True)
+    view.hear_all()
+    silent, times = view.now, looks_of(view, monkeypatch)
+    pass_by(view, SUSPECT_S + HEARTBEAT_S, is_heard=False)
+    assert silent + SUSPECT_S in times
+    assert view.mesh.component == {"a"}
+
+
+def test_it_looks_anew_with_the_next_turn_once_facts_of_its_own_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = View()
+    view.join("a")
+    pass_by(view, 10.25, is_heard=True)
+    view.mesh.tell(ready=False)
+    times = looks_of(view, monkeypatch)
+    view.mesh.tick(view.now, lambda: 0, lambda peer: True)
+    assert times == [view.now]

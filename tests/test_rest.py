@@ -3,13 +3,16 @@
 That whole clusters agree all the same is the simulator's.
 """
 
+from types import SimpleNamespace
 from typing import Any, Dict, List
 
 import pytest
 from test_parts import A, B, Two
 
+import comrade
 import mesh
 import wire
+from comrade import Comrade
 from effects import Add, Frame, NewTask, Persist, RunStarted, Send, Start, Written
 from record import Needs, State
 from rest import REST_S
@@ -125,3 +128,69 @@ def test_who_falls_silent_after_a_rest_is_noticed_as_soon_as_ever(two: Resting) 
     while two.nodes[A].mesh.links:
         two.pass_by(0.1)
         assert two.now < began + mesh.DEAD_S + 0.3
+
+
+# --- what else a comrade has ------------------------------------------------------
+
+
+class Parts:
+    """A comrade of which only `tick` is real, in a turn that only heartbeats began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.effects: List[Any] = []  # what the node does in the next turn
+        self.is_sent = True  # at once
+        self.asked = 0  # all but the node
+        self.made = Comrade.__new__(Comrade)
+        node = SimpleNamespace(take=lambda *_: None, tick=lambda _: (self.effects, 7.0))
+        links = SimpleNamespace(flush=lambda: self.is_sent)
+        self.loop = SimpleNamespace(is_calm=True)
+        self.made.__dict__.update(node=node, links=links, loop=self.loop)
+        self.made.__dict__.update(_has_stepped=True, _node_due=None, _gathered=[])
+        self.made.__dict__.update(_parts_due=9.0, perform=lambda effects: None)
+        self.made.__dict__.update(_poll=lambda: None, _tick_parts=self.tick_parts)
+        monkeypatch.setattr(comrade, "clock", lambda: 5.0)
+
+    def tick_parts(self, now: float) -> float:
+        self.asked += 1
+        return now + 1.0
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    return Parts(monkeypatch)
+
+
+BEAT = Send(B, "HEARTBEAT", {})
+
+
+@pytest.mark.parametrize("effects", [[], [BEAT], [BEAT, BEAT]])
+def test_heartbeats_concern_the_core_alone(parts: Parts, effects: List[Any]) -> None:
+    parts.effects = effects
+    assert parts.made.tick() == 7.0
+    assert not parts.asked
+
+
+def test_the_others_are_asked_when_what_they_wait_for_is_due(parts: Parts) -> None:
+    parts.made._parts_due = 6.0
+    assert parts.made.tick() == 6.0 and not parts.asked
+    parts.made._parts_due = 5.0
+    assert parts.made.tick() == 6.0 and parts.asked == 1
+
+
+@pytest.mark.parametrize("effect", [Send(B, "STOP", {}), Persist(1, (), (), {})])
+def test_they_are_if_the_core_did_more_than_beat(parts: Parts, effect: Any) -> None:
+    parts.effects = [BEAT, effect]
+    parts.made.tick()
+    assert parts.asked == 1
+
+
+def test_they_are_if_a_heartbeat_is_not_out_at_once(parts: Parts) -> None:
+    parts.effects, parts.is_sent = [BEAT], False
+    parts.made.tick()
+    assert parts.asked == 1
+
+
+def test_they_are_if_something_else_came(parts: Parts) -> None:
+    parts.loop.is_calm = False
+    parts.made.tick()
+    assert parts.asked == 1
