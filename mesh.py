@@ -161,7 +161,7 @@ class Mesh:
         self._due = 0.0  # the next heartbeat
         self._loose: Dict[Tuple[str, str], float] = {}  # ends of links -> since when
         self._refresh_at: Optional[float] = None  # when a link may change with time
-        self._seen = 0.0
+        self._refreshed = self._seen = 0.0
 
     # --- what happens -------------------------------------------------------------
 
@@ -287,7 +287,9 @@ class Mesh:
             for link in self.links.values():
                 self._beat(link, text if is_sent(link.peer) else "", now)
         soon = now + HEARTBEAT_S if is_due else now  # a look now saves a turn then
-        if self._refresh_at is not None and soon >= self._refresh_at:
+        if self._refresh_at and soon >= self._refresh_at:
+            self._refresh_at = self._next_change(self._refreshed)  # frames put it off
+        if self._refresh_at is not None and now >= self._refresh_at:
             self.refresh(now)
 
     def _beat(self, link: Link, root: str, now: float) -> None:
@@ -329,6 +331,7 @@ class Mesh:
 
     def refresh(self, now: float) -> None:
         """Find out anew whom we hear, who is in the component, whom we follow."""
+        self._refreshed = now
         for link in self.links.values():
             link.note_doubt(now)
         mine = [p for p, link in self.links.items() if link.is_two_way(now)]
@@ -344,11 +347,8 @@ class Mesh:
             self.tell(call=self.facts["call"] + 1)
         ends = loose_ends(self.component, graph)
         self._loose = {end: self._loose.get(end, now) for end in ends}
-        for node_id in [*self.members, *self.left_at]:
-            if node_id in self.component:
-                self.left_at.pop(node_id, None)
-            else:
-                self.left_at.setdefault(node_id, now)
+        away = [i for i in [*self.members, *self.left_at] if i not in self.component]
+        self.left_at = {node_id: self.left_at.get(node_id, now) for node_id in away}
         for node_id, left in list(self.left_at.items()):
             if now - left >= MISSING_S:
                 del self.left_at[node_id]
@@ -369,7 +369,7 @@ class Mesh:
 
     def _follow(self) -> None:
         first, claim = self.coordinator(), self.facts["claim"]
-        if claim and first != self.node_id:
+        if first != self.node_id:
             claim = None
         elif claim and len(self.claims()) == 1:
             claim = [claim[0], len(self.component)]
@@ -377,12 +377,12 @@ class Mesh:
         heeds = [other.writer, other.facts["call"]] if other else self._own_call()
         self.tell(follows=first, heeds=heeds, claim=claim, term=self.term)
 
-    def _next_change(self, now: float) -> Optional[float]:
+    def _next_change(self, since: float) -> Optional[float]:
         times = [left + MISSING_S for left in self.left_at.values()]
         times += [since + FREEZE_S for since in self._loose.values()]
         for link in self.links.values():
             times += [link.hold_until, link.doubtful_at(), link.heard_at + DEAD_S]
-        return min((t for t in times if t > now), default=None)
+        return min((t for t in times if t > since), default=None)
 
     def _graph(self) -> Dict[str, List[str]]:
         graph = {i: member.facts["links"] for i, member in self.members.items()}
@@ -440,8 +440,8 @@ class Mesh:
         )
 
     def _heeds_me(self, facts: Facts) -> bool:
-        is_mine: bool = facts["heeds"] == self._own_call()
-        return is_mine and facts["follows"] == self.node_id
+        mine = (self._own_call(), self.node_id)
+        return (facts["heeds"], facts["follows"]) == mine
 
     def _own_call(self) -> List[Any]:
         return [self.writer, self.facts["call"]]
