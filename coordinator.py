@@ -79,8 +79,9 @@ class Coordinator:
 
     def note(self, record: Record, gone: bool) -> None:
         """Look at a changed record for what `decide` cares about."""
-        living = 0
+        living, is_odd = 0, len(record.runs) >= RUNS_MOST
         for run_key, run in record.runs.items():
+            is_odd = is_odd or run.phase is Phase.LOST
             if run.phase in LIVING and not gone:
                 living += 1
                 self.granted += run_key not in self.living
@@ -92,8 +93,7 @@ class Coordinator:
             self.doubles.add(record.key)
         else:
             self.doubles.discard(record.key)
-        is_odd = len(record.runs) >= RUNS_MOST
-        if is_odd or any(run.phase is Phase.LOST for run in record.runs.values()):
+        if is_odd:
             self.losers.add(record.key)
 
     def begin(self, known: Set[str], now: float) -> None:

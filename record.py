@@ -200,6 +200,7 @@ def smaller(a: Any, b: Any) -> Any:
     return a if (hash64(x), x) <= (hash64(y), y) else b
 
 
+@lru_cache(maxsize=1000)
 def run_order(run_key: str) -> Tuple[int, int, str, int]:
     """Split a run key, `attempt.term.coordinator's writer.n`, into what orders it."""
     attempt, term, writer, n = run_key.split(".")
@@ -313,10 +314,8 @@ class Record:
 
     def living(self) -> List[str]:
         """Give the keys of the runs GRANTED or STARTED, smallest first."""
-        return sorted(
-            (key for key, run in self.runs.items() if run.phase in LIVING),
-            key=run_order,
-        )
+        keys = (key for key, run in self.runs.items() if run.phase in LIVING)
+        return sorted(keys, key=run_order)
 
     def attempts(self, phase: Phase) -> "set[int]":
         """Give the distinct attempts in a phase; ENDED counts the bad ends only."""
@@ -363,16 +362,17 @@ def derive(record: Record) -> State:
     """Compute the state of a record, the first that applies (DESIGN 4)."""
     if record.deleted:
         return State.DELETED
-    runs = record.runs.values()
-    if runs and any(is_good_end(run) for run in runs):
-        return State.DONE
+    has_ended = lives = False
+    for run in record.runs.values():
+        if is_good_end(run):
+            return State.DONE
+        has_ended = has_ended or run.phase is Phase.ENDED
+        lives = lives or run.phase in LIVING
     if record.given_up:
         return State.FAILED
-    if runs and len(record.attempts(Phase.ENDED)) > record.needs.retries:
+    if has_ended and len(record.attempts(Phase.ENDED)) > record.needs.retries:
         return State.FAILED
-    if runs and any(run.phase in LIVING for run in runs):
-        return State.RUNNING
-    return State.WAITING
+    return State.RUNNING if lives else State.WAITING
 
 
 def absorb(mine: Record, theirs: Record) -> bool:

@@ -103,7 +103,7 @@ class Waits:
             heappush(self.oldest, record)
             if len(self.oldest) > 2 * self.queue.unfinished() + SPARE:
                 self.oldest = sorted(r for r in self.oldest if self._is_unfinished(r))
-        if old is not new:
+        if old is not new and self.watches:
             is_new = old not in UNFINISHED
             self._tell_watches(record, is_new, gone=new is None)
 

@@ -182,8 +182,9 @@ class Worker:
 
 def fits_ahead(kinds: List[Tuple[Needs, bool]], cores: int) -> bool:
     """Say whether so many cores may hold these runs (needs, alone), some ahead."""
-    is_each_small = all(needs.cores == 1 and not alone for needs, alone in kinds)
-    return is_each_small and len(kinds) <= 2 * cores
+    return len(kinds) <= 2 * cores and all(
+        needs.cores == 1 and not alone for needs, alone in kinds
+    )
 
 
 class Why(NamedTuple):
@@ -198,7 +199,8 @@ def is_lonely(record: Record) -> bool:
     """Say whether a task gets its node for itself (DESIGN 4: also after two losses)."""
     if not record.needs.concurrency:
         return True
-    return bool(record.runs) and len(record.attempts(Phase.LOST)) >= LOSSES_ALONE
+    may_be = len(record.runs) >= LOSSES_ALONE  # else it isn't worth a look
+    return may_be and len(record.attempts(Phase.LOST)) >= LOSSES_ALONE
 
 
 def is_unmet_here(text: str, holds: FrozenSet[str]) -> bool:
