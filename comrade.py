@@ -437,7 +437,8 @@ class Comrade:
         Most turns at rest are for heartbeats alone: nobody else is asked then.
         """
         now = clock()
-        if self.loop.is_calm and (self._parts_due or now + 1) > now:
+        is_due = self._parts_due is not None and now >= self._parts_due
+        if self.loop.is_calm and not is_due:
             done = self._tick_node(now)
             if not done or (all(map(core.is_beat, done)) and self.links.flush()):
                 return earliest([self._node_due, self._parts_due])
@@ -461,8 +462,7 @@ class Comrade:
         times += [self.links.tick(now), self.batches.tick(now)]  # links: what all send
         self.port.flush()
         times += [self.port.drop_silent(now), self.stop_by]
-        if self.stop_by is not None:
-            self.loop.is_over = self.loop.is_over or now >= self.stop_by
+        self.loop.is_over |= self.stop_by is not None and now >= self.stop_by
         times.append(now if self._has_stepped else None)  # another deadline of the node
         return earliest(times)
 

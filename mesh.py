@@ -379,7 +379,7 @@ class Mesh:
 
     def _next_change(self, since: float) -> Optional[float]:
         times = [left + MISSING_S for left in self.left_at.values()]
-        times += [since + FREEZE_S for since in self._loose.values()]
+        times += [at + FREEZE_S for at in self._loose.values()]
         for link in self.links.values():
             times += [link.hold_until, link.doubtful_at(), link.heard_at + DEAD_S]
         return min((t for t in times if t > since), default=None)
