@@ -59,7 +59,7 @@ from addresses import Sweep  # noqa: E402
 from clients import ControlPort  # noqa: E402
 from control import Acts, Call, Control  # noqa: E402
 from ghostnode import GhostNode  # noqa: E402
-from loop import InOrder, Loop  # noqa: E402
+from loop import InOrder, Loop, earliest  # noqa: E402
 from process import (  # noqa: E402
     CLOSE_S,
     EXIT_DONE,
@@ -361,7 +361,7 @@ class Ghost:
             self.loop.is_over = self.loop.is_over or now >= self.stop_by
         if self._has_stepped:
             times.append(now)  # The core's deadline may have changed.
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def _serve_calls(self, now: float) -> List[Optional[float]]:
         times = [self.post.tick(now), self.control.tick(now, False)]

@@ -59,8 +59,8 @@ class Loop:
             due, self.is_calm = clock() + RETRY_S, False
         if self.is_over:
             return
-        times = [t for t in (due, until) if t is not None]
-        timeout = max(min(times) - clock(), 0) if times else None
+        first = earliest((due, until))
+        timeout = None if first is None else max(first - clock(), 0)
         for key, mask in self._selector.select(timeout):
             self._call(key.data, mask)
 

@@ -160,7 +160,7 @@ class Mesh:
         self.seq = 0
         self._due = 0.0  # the next heartbeat
         self._loose: Dict[Tuple[str, str], float] = {}  # ends of links -> since when
-        self._refresh_at: Optional[float] = None  # when a link may change with time
+        self._refresh_at: Optional[float] = None  # when a link may change; 0: now
         self._refreshed = self._seen = 0.0
 
     # --- what happens -------------------------------------------------------------

@@ -36,7 +36,7 @@ import net  # noqa: E402
 import store  # noqa: E402
 import transfer  # noqa: E402
 import wire  # noqa: E402
-from loop import Loop  # noqa: E402
+from loop import Loop, earliest  # noqa: E402
 from places import Worker  # noqa: E402
 from process import CLOSE_S, LogFile, clock  # noqa: E402
 from wire import End, Kind  # noqa: E402
@@ -182,7 +182,7 @@ class Relay:
         times += [link.tick(now) for link in self.links.values()]
         for peer, link in self.links.items():
             self._watch(peer, link)
-        self._due = min((t for t in times if t is not None), default=None)
+        self._due = earliest(times)
         return self._due
 
     # --- ghosts -------------------------------------------------------------------

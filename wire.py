@@ -278,7 +278,7 @@ def decode(kind: Kind, payload: bytes) -> Frame:
         if _has_many(payload):
             raise ValueError("too many values")
         fields = _from_json(payload.decode("utf-8"))
-        if payload.count(b"[") + payload.count(b"{") > JSON_DEPTH_MAX:
+        if sum(map(payload.count, b"[{")) > JSON_DEPTH_MAX:  # else it isn't deep
             _check_depth(fields)
     except (ValueError, RecursionError, struct.error) as error:
         raise BadFrame(f"{kind.name}: {error}") from None

@@ -192,6 +192,15 @@ def test_a_heartbeat_says_the_root_where_all_is_sent():
 # --- when it looks anew -----------------------------------------------------------
 
 
+@pytest.fixture
+def joined() -> View:
+    """One that c has joined, and that has looked at all that followed."""
+    view = View()
+    view.join("a")
+    pass_by(view, 10.25, is_heard=True)
+    return view
+
+
 def looks_of(view: View, monkeypatch: pytest.MonkeyPatch) -> List[float]:
     """Give the times at which it looks anew from now on."""
     times: List[float] = []
@@ -215,21 +224,18 @@ def pass_by(view: View, seconds: float, is_heard: bool) -> None:
 
 
 def test_while_heartbeats_put_all_doubts_off_it_doesnt_look_anew(
-    monkeypatch: pytest.MonkeyPatch,
+    joined: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = View()
-    view.join("a")
+    view = joined
     times = looks_of(view, monkeypatch)
     pass_by(view, 60.0, is_heard=True)
     assert not times and view.mesh.component == {"a", "c"}
 
 
 def test_without_any_it_looks_anew_as_soon_as_a_link_is_in_doubt(
-    monkeypatch: pytest.MonkeyPatch,
+    joined: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = View()
-    view.join("a")
-    pass_by(view, 10.25, is_heard=True)
+    view = joined
     view.hear_all()
     silent, times = view.now, looks_of(view, monkeypatch)
     pass_by(view, SUSPECT_S + HEARTBEAT_S, is_heard=False)
@@ -238,11 +244,9 @@ def test_without_any_it_looks_anew_as_soon_as_a_link_is_in_doubt(
 
 
 def test_it_looks_anew_with_the_next_turn_once_facts_of_its_own_have_changed(
-    monkeypatch: pytest.MonkeyPatch,
+    joined: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = View()
-    view.join("a")
-    pass_by(view, 10.25, is_heard=True)
+    view = joined
     view.mesh.tell(ready=False)
     times = looks_of(view, monkeypatch)
     view.mesh.tick(view.now, lambda: 0, lambda peer: True)
